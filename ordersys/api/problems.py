@@ -1,0 +1,155 @@
+"""Every failure as `application/problem+json` (RFC 9457), with the same stable `code` that gRPC callers get."""
+
+import logging
+import math
+from collections.abc import Iterable
+from http import HTTPStatus
+
+from flask import Flask, Response, json, request
+from flask_openapi3.types import ResponseDict
+from pydantic import BaseModel, Field, ValidationError
+from werkzeug.exceptions import HTTPException
+
+from ordersys.core import errors
+
+logger = logging.getLogger(__name__)
+
+CONTENT_TYPE = "application/problem+json"
+
+STATUS: dict[str, int] = {
+    "invalid_argument": 400,
+    "unauthenticated": 401,
+    "permission_denied": 403,
+    "product_not_found": 404,
+    "order_not_found": 404,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "request_timeout": 408,
+    "insufficient_stock": 409,
+    "invalid_transition": 409,
+    "version_conflict": 412,
+    "payload_too_large": 413,
+    "unsupported_media_type": 415,
+    "idempotency_key_reused": 422,
+    "rate_limited": 429,
+    "internal": 500,
+    "unavailable": 503,
+}
+"""ONE table code -> HTTP status."""
+
+_OF_HTTP = {
+    STATUS[code]: code
+    for code in ("not_found", "method_not_allowed", "request_timeout", "payload_too_large", "unsupported_media_type")
+}
+
+# What these two say of the inside stays in our log.
+_INTERNAL = "internal error"
+_UNAVAILABLE = "the order backend cannot answer now; repeat the request later, a write with the same Idempotency-Key"
+
+
+class FieldError(BaseModel):
+    field: str = Field(examples=["lines[0].quantity"])
+    description: str
+
+
+class Problem(BaseModel):
+    """RFC 9457, extended by `code`, by `errors` for bad input and by `metadata` for what a program may want to know."""
+
+    type: str = Field(examples=["urn:ordersys:problem:insufficient_stock"])
+    title: str = Field(examples=["Conflict"])
+    status: int = Field(examples=[409])
+    detail: str
+    code: str = Field(examples=["insufficient_stock"])
+    errors: list[FieldError] | None = None
+    metadata: dict[str, str] | None = None
+
+
+def documented(*statuses: int) -> ResponseDict:
+    """For an operation's OpenAPI description: these answers, beside the 400, 500 and 503 that every one may give."""
+    content = {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {
+        str(status): {"description": HTTPStatus(status).phrase, "content": content}
+        for status in sorted({400, 500, 503, *statuses})
+    }
+
+
+def register(app: Flask) -> None:
+    """From here on the app answers no error in any other form."""
+    app.register_error_handler(errors.OrdersysError, _of_ours)
+    app.register_error_handler(HTTPException, _of_http)
+    app.register_error_handler(Exception, _of_bug)
+
+
+def refuse(error: ValidationError) -> None:
+    """Raise pydantic's complaints as InvalidArgument, one entry per field."""
+    raise errors.InvalidArgument(
+        [errors.FieldViolation(_path(each["loc"]), each["msg"]) for each in error.errors(include_url=False)]
+    ) from error
+
+
+def _path(location: Iterable[str | int]) -> str:
+    """`lines[0].quantity`, as the services write it."""
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path or "body"
+
+
+def _of_ours(error: errors.OrdersysError) -> Response:
+    if isinstance(error, errors.Unavailable):
+        logger.warning("%s %s: %s", request.method, request.path, error.message)
+        response = _answer(error.code, _UNAVAILABLE)
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+        return response
+    status = STATUS.get(error.code, 500)
+    if status == 500:
+        logger.error("%s %s: %s", request.method, request.path, error.message)
+        return _answer("internal", _INTERNAL)
+    if isinstance(error, errors.VersionConflict) and "If-Match" not in request.headers:
+        status = 409  # 412 answers a precondition (RFC 9110 section 15.5.13), and there was none
+    extra: dict[str, object] = {}
+    if isinstance(error, errors.InvalidArgument):
+        extra["errors"] = [{"field": each.field, "description": each.description} for each in error.violations]
+    if error.metadata:
+        extra["metadata"] = error.metadata
+    return _answer(error.code, error.message, status, **extra)
+
+
+def _of_http(error: HTTPException) -> Response | HTTPException:
+    if error.code is None or error.code < 400:  # a redirect
+        return error
+    if error.code >= 500:
+        return _of_bug(error)
+    response = _answer(code_of(error.code), error.description or "", error.code)
+    for name, value in error.get_headers():
+        if name.lower() != "content-type":
+            response.headers[name] = value
+    return response
+
+
+def _of_bug(error: Exception) -> Response:
+    logger.error("%s %s failed: %s", request.method, request.path, type(error).__name__, exc_info=error)
+    return _answer("internal", _INTERNAL)
+
+
+def _answer(code: str, detail: str, status: int | None = None, **extra: object) -> Response:
+    status = STATUS[code] if status is None else status
+    return Response(document(code, detail, status, **extra), status, content_type=CONTENT_TYPE)
+
+
+def code_of(status: int) -> str:
+    """The code of a failure that HTTP itself names by this status."""
+    return _OF_HTTP.get(status, "internal" if status == 500 else "invalid_argument")
+
+
+def document(code: str, detail: str, status: int, **extra: object) -> str:
+    """The problem as JSON text."""
+    problem = {
+        "type": f"urn:ordersys:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        **extra,
+    }
+    return json.dumps(problem)

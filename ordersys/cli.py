@@ -1,0 +1,245 @@
+"""The command line: parse, call, print. One place turns an error into a message and an exit code.
+
+Exit codes: 0 done; 1 refused by a rule; 2 wrong usage; 3 a service or the broker cannot be reached; 130 interrupted.
+Heavy things are imported where they are used, so that `ordersys --help` answers at once.
+"""
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from ordersys import __version__
+from ordersys.client import verbs
+from ordersys.core import errors
+from ordersys.operate import books, messages, setup
+
+if TYPE_CHECKING:
+    from ordersys.lifecycle import Part
+    from ordersys.settings import Settings
+
+REFUSED, USAGE, UNREACHABLE = 1, 2, 3
+
+app = typer.Typer(
+    help="A whole order backend in one command: gRPC services, RabbitMQ events, a REST API.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(verbs.app, name="client", help="Talk to the running services.")
+_OPERATION = "Operation"
+app.command("config", rich_help_panel=_OPERATION)(setup.config)
+app.add_typer(setup.database, name="db", rich_help_panel=_OPERATION)
+app.add_typer(setup.exchanges, name="topology", rich_help_panel=_OPERATION)
+app.add_typer(messages.dead, name="dlq", rich_help_panel=_OPERATION)
+app.add_typer(messages.log, name="events", rich_help_panel=_OPERATION)
+app.add_typer(books.inventory, name="inventory", rich_help_panel=_OPERATION)
+app.add_typer(books.order, name="order", rich_help_panel=_OPERATION)
+
+Bind = Annotated[str | None, typer.Option("--bind", metavar="HOST:PORT", help="Where to listen; port 0 = any.")]
+DatabaseUrl = Annotated[str | None, typer.Option("--database-url", help="sqlite:///FILE or postgresql+psycopg://...")]
+BrokerUrl = Annotated[str | None, typer.Option("--broker-url", help="sqlite:///FILE or amqp://...")]
+ProductAddress = Annotated[str | None, typer.Option("--product-address", metavar="HOST:PORT")]
+OrderAddress = Annotated[str | None, typer.Option("--order-address", metavar="HOST:PORT")]
+Data = Annotated[Path | None, typer.Option("--data", help="Folder of the JSON seed files.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document, or one object per line.")]
+
+
+def main() -> NoReturn:
+    """The `ordersys` command."""
+    try:
+        code = app(standalone_mode=False)
+    except Exception as error:  # noqa: BLE001 - the one place where an error becomes a message and an exit code
+        code = _report(error)
+    sys.exit(code)
+
+
+def _report(error: Exception) -> int:
+    """Say on stderr what went wrong, in one line; the exit code."""
+    if type(error).__name__ == "NoArgsIsHelpError":  # the help has been printed
+        return USAGE
+    if "--debug" in sys.argv:
+        traceback.print_exception(error)
+    # What the parser raises has this method; its class is click's or typer's own, by version.
+    if format_message := getattr(error, "format_message", None):
+        command = getattr(getattr(error, "ctx", None), "command_path", "ordersys")
+        _complain(errors.UsageError.code, f"{format_message()} (see {command} --help)")
+        return USAGE
+    if not isinstance(error, errors.OrdersysError):
+        hint = "" if "--debug" in sys.argv else " (ordersys --debug ... shows where)"
+        _complain(errors.Internal.code, f"{type(error).__name__}: {error}{hint}")
+        return REFUSED
+    _complain(error.code, error.message)
+    if isinstance(error, errors.UsageError):
+        return USAGE
+    return UNREACHABLE if isinstance(error, errors.Unavailable) else REFUSED
+
+
+def _complain(code: str, message: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    line = " ".join(message.split())
+    text = Text.assemble(("error", "bold red"), ": ", (code, "bold"), ": ", line)
+    Console(stderr=True, soft_wrap=True, highlight=False).print(text)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ordersys {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _version_wanted: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    _debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options that stand before the command."""
+
+
+# --- roles ------------------------------------------------------------------------------------------------------
+
+
+@app.command("serve-product", rich_help_panel="Roles")
+def serve_product(
+    bind: Bind = None, database_url: DatabaseUrl = None, order_address: OrderAddress = None, data: Data = None
+) -> None:
+    """Run the Product Service: stock, and the door for every order."""
+    settings = _load(product_bind=bind, product_database_url=database_url, order_address=order_address, data=data)
+    from ordersys import wiring
+
+    _run(settings, "product-service", [wiring.ProductPart(settings, lambda: settings.order_address)])
+
+
+@app.command("serve-order", rich_help_panel="Roles")
+def serve_order(
+    bind: Bind = None, database_url: DatabaseUrl = None, broker_url: BrokerUrl = None, data: Data = None
+) -> None:
+    """Run the Order Service: the record of every order, and the relay of its events."""
+    settings = _load(order_bind=bind, order_database_url=database_url, broker_url=broker_url, data=data)
+    from ordersys import wiring
+
+    _run(settings, "order-service", [wiring.OrderPart(settings)])
+
+
+@app.command("notify", rich_help_panel="Roles")
+def notify(
+    mode: Annotated[str, typer.Option("--mode", metavar="fanout|topic", help="Created orders only, or every event.")],
+    bind: Annotated[
+        list[str] | None, typer.Option("--bind", metavar="PATTERN", help="Routing keys to hear of (topic); repeatable.")
+    ] = None,
+    queue: Annotated[str, typer.Option("--queue", help="A queue of your own, beside the standard one.")] = "",
+    as_json: Json = False,
+    broker_url: BrokerUrl = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Run a notification service: one line per event; several copies share a queue."""
+    settings = _load(broker_url=broker_url, notify_database_url=database_url)
+    from ordersys import wiring
+    from ordersys.notify.queues import queue_for
+
+    consumed = queue_for(mode, bind or [], queue, settings.retry_waits)
+    _run(settings, "notification-service", [wiring.NotifierPart(settings, consumed, sys.stdout, json=as_json)])
+
+
+@app.command("api", rich_help_panel="Roles")
+def api(bind: Bind = None, product_address: ProductAddress = None, order_address: OrderAddress = None) -> None:
+    """Run the REST API in front of both services."""
+    settings = _load(api_bind=bind, product_address=product_address, order_address=order_address)
+    from ordersys import wiring
+
+    part = wiring.ApiPart(settings, lambda: settings.product_address, lambda: settings.order_address)
+    _run(settings, "api", [part])
+
+
+@app.command("up", rich_help_panel="Everything at once")
+def up(
+    as_json: Json = False,
+    home: Annotated[Path | None, typer.Option("--home", help="Folder of the embedded databases and broker.")] = None,
+    broker_url: BrokerUrl = None,
+    data: Data = None,
+) -> None:
+    """Run all roles in one process, until Ctrl-C."""
+    settings = _load(home=home, broker_url=broker_url, data=data)
+    from ordersys import wiring
+
+    everything = wiring.Everything(settings, lambda _: sys.stdout, json=as_json)
+    _run(settings, "ordersys", everything.parts, lambda: _welcome(settings, everything, as_json=as_json))
+
+
+@app.command("demo", rich_help_panel="Everything at once")
+def demo(
+    orders: Annotated[int, typer.Option("--orders", min=1, max=100_000, help="How many orders to place.")] = 12,
+    as_json: Json = False,
+) -> None:
+    """Run all roles on a throw-away home, place, change and cancel real orders, and check what came of it."""
+    from ordersys import demo as story
+
+    raise typer.Exit(story.run(orders, as_json=as_json))
+
+
+def _load(**flags: object) -> "Settings":
+    from ordersys import settings
+
+    return settings.load(flags)
+
+
+def _run(
+    settings: "Settings", service: str, parts: "list[Part] | Any", ready: Callable[[], None] = lambda: None
+) -> None:
+    from ordersys import lifecycle, logs
+
+    logs.set_up(settings.log_level, settings.log_format, service)
+    raise typer.Exit(lifecycle.run(parts, settings.grace_seconds, ready))
+
+
+def _welcome(settings: "Settings", everything: Any, *, as_json: bool) -> None:
+    """Where each part listens, and what to try next."""
+    from ordersys import settings as all_settings
+    from ordersys.wiring import dialled
+
+    product, order, rest = (dialled(part.address) for part in (everything.product, everything.order, everything.api))
+    places = {"product_service": product, "order_service": order, "api": f"http://{rest}"}
+    if as_json:
+        print(json.dumps(places), flush=True)
+        return
+    flags = "" if product == settings.product_address else f" --product-address {product}"
+    flags += "" if order == settings.order_address else f" --order-address {order}"
+    tries = [
+        f"ordersys client{flags} list-products",
+        f"ordersys client{flags} place-order --product 1 --quantity 2",
+        f"curl http://{rest}/api/data",
+    ]
+    shown = {name: value for name, value, _ in all_settings.table(settings)}
+    lines = {
+        "Product Service": product,
+        "Order Service": order,
+        "REST API": places["api"],
+        "Broker": shown["ORDERSYS_BROKER_URL"],
+        "Notifications": "notify.fanout and notify.topic, below as they come",
+    }
+    if not sys.stdout.isatty():
+        print("\n".join([*(f"{name}: {where}" for name, where in lines.items()), *tries]), flush=True)
+        return
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for name, where in lines.items():
+        table.add_row(Text(name, "bold"), Text(where, "cyan"))
+    table.add_row()
+    for number, each in enumerate(tries):
+        table.add_row(Text("" if number else "Try next", "bold"), Text(each, "green"))
+    table.add_row()
+    table.add_row(Text("Stop", "bold"), "Ctrl-C")
+    Console(highlight=False).print(Panel(table, title="ordersys is up", border_style="green", expand=False))

@@ -1,0 +1,205 @@
+"""One SQL for two engines: SQLite for one machine, PostgreSQL for more; the URL picks.
+
+SQLite (https://www.sqlite.org/wal.html): WAL so that readers never wait, synchronous=FULL so that a commit survives a
+power cut, BEGIN IMMEDIATE for writes so that two writers queue instead of deadlocking on the lock upgrade.
+PostgreSQL: serialization failures and deadlocks are retried, as its manual asks (section 13.5).
+"""
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+
+from ordersys.core import errors
+from ordersys.core.display import masked
+
+Result = TypeVar("Result")
+Transaction = Callable[[sa.Connection], Result]
+
+BUSY_SECONDS = 10.0
+_POSTGRES = {
+    # Without these, an address that swallows packets holds the writer for minutes, or for hours.
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+    # In a database without an encoding (SQL_ASCII) text would come back as bytes.
+    "client_encoding": "utf8",
+}
+"""https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS; the URL's own options go first."""
+_RETRIED_SQLSTATES = ("40001", "40P01")  # serialization_failure, deadlock_detected
+_READ_ONLY = "25006"  # read_only_sql_transaction
+_REFUSALS = (exc.DatabaseError, exc.ProgrammingError)
+"""Before the first statement these say that the URL is wrong: the file is no database, an option does not exist."""
+_ATTEMPTS = 5
+_ADVISORY_LOCK = 0x6F72_6465  # "orde": any number that is ours alone
+
+TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+"""Text that both engines order alike, byte by byte."""
+
+
+class Database:
+    """One service's database: `write` and `read` run a function in a transaction of its own.
+
+    Both raise `Unavailable` when the database cannot be reached or written now, and nothing is half-written then.
+    Constraint violations come through as SQLAlchemy's IntegrityError.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self.url = _parsed(url)
+            self.engine = _engine(self.url)
+        except (exc.ArgumentError, exc.NoSuchModuleError, ImportError) as error:
+            # What cannot be read as a URL may have its password anywhere: only the scheme is shown.
+            raise errors.UsageError(
+                f"database URL {url.partition('://')[0] if '://' in url else ''}://...: {error};"
+                " expected sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
+            ) from None
+        except OSError as error:
+            raise errors.UsageError(f"database {self.label}: its folder cannot be made: {error}") from error
+        self.is_sqlite = self.engine.dialect.name == "sqlite"
+        # SQLite's own queue for writers is a sleep with backoff: within a process a lock is fair and quick.
+        self._writing = threading.Lock() if self.is_sqlite else nullcontext()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="sql-write")
+        self._readers = ThreadPoolExecutor(4, thread_name_prefix="sql-read")
+
+    @property
+    def label(self) -> str:
+        """The URL without its password."""
+        return masked(self.url.render_as_string(hide_password=True))
+
+    def write(self, work: Transaction[Result]) -> Result:
+        """Commit what `work` did when it returns, undo it all when it raises; durable on return."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                with (
+                    self._writing,
+                    self.engine.connect().execution_options(ordersys_write=True) as connection,
+                    connection.begin(),
+                ):
+                    return work(connection)
+            except exc.DBAPIError as error:
+                retried = getattr(error.orig, "sqlstate", None) in _RETRIED_SQLSTATES
+                if not retried or attempt == _ATTEMPTS:
+                    raise self._translated(error) from error
+                time.sleep(0.005 * 2**attempt)
+            except exc.TimeoutError as error:
+                raise self._translated(error) from error
+        raise AssertionError("unreachable")
+
+    def read(self, work: Transaction[Result]) -> Result:
+        """Run `work` on one consistent snapshot as far as the engine's default isolation gives it."""
+        try:
+            with self.engine.connect() as connection, connection.begin():
+                return work(connection)
+        except (exc.DBAPIError, exc.TimeoutError) as error:
+            raise self._translated(error) from error
+
+    def exclusive(self, connection: sa.Connection) -> None:
+        """Let one process at a time go on until its transaction ends; SQLite's BEGIN IMMEDIATE does so anyway."""
+        if not self.is_sqlite:
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+
+    def one_snapshot(self, connection: sa.Connection) -> None:
+        """Let all reads of this transaction see one moment; SQLite's transactions do so anyway."""
+        if not self.is_sqlite:
+            connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+
+    async def write_soon(self, work: Transaction[Result]) -> Result:
+        """`write` on the one writer thread, off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self.write, work)
+
+    async def read_soon(self, work: Transaction[Result]) -> Result:
+        """`read` on a reader thread, off the event loop; never waits behind a write."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self.read, work)
+
+    def close(self) -> None:
+        self._writer.shutdown()
+        self._readers.shutdown()
+        self.engine.dispose()
+
+    def _translated(self, error: exc.SQLAlchemyError) -> Exception:
+        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+        transient = isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError)
+        if transient or (isinstance(error, exc.DBAPIError) and error.connection_invalidated):
+            return errors.Unavailable(f"database {self.label}: {reason}", metadata={"dependency": "database"})
+        if isinstance(error, exc.DatabaseError) and type(error) in _REFUSALS and error.statement is None:
+            return errors.UsageError(f"database {self.label}: {reason}")
+        return error
+
+
+def upsert(connection: sa.Connection, table: sa.Table) -> Any:
+    """An INSERT that has ON CONFLICT: both engines spell it alike, SQLAlchemy keeps it per dialect."""
+    if connection.dialect.name == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert(table)
+
+
+def _parsed(url: str) -> sa.URL:
+    try:
+        parsed = sa.make_url(url)
+    except ValueError:
+        raise exc.ArgumentError("its port is not a number") from None
+    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        raise exc.ArgumentError(f"{parsed.get_backend_name()} is not supported")
+    if "@" in (parsed.host or ""):
+        raise exc.ArgumentError("an @ in the user or the password must be written %40")
+    return parsed
+
+
+def _engine(url: sa.URL) -> sa.Engine:
+    if url.get_backend_name() == "postgresql":
+        ours = {name: value for name, value in _POSTGRES.items() if name not in url.query}
+        engine = sa.create_engine(
+            url, connect_args=ours, pool_pre_ping=False, pool_size=8, max_overflow=8, pool_timeout=5.0
+        )
+        event.listen(engine, "handle_error", _leave_read_only)
+        return engine
+    if url.database in (None, "", ":memory:"):
+        raise exc.ArgumentError("an SQLite database in memory cannot be shared or survive: name a file")
+    Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(url, connect_args={"check_same_thread": False, "timeout": BUSY_SECONDS})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _leave_read_only(context: sa.engine.ExceptionContext) -> None:
+    """After a failover the old primary may live on and take no writes: a new session may find the new one."""
+    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+        context.is_disconnect = True
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA synchronous=FULL")
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            # The switch to WAL does not wait for the busy timeout when another process makes it at the same moment.
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    write = connection.get_execution_options().get("ordersys_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -1,0 +1,80 @@
+"""Alembic migrations from the installed package, one chain per service, the same on both engines.
+
+Each service keeps its revisions in `<room>/migrations/` and its own version table, so that several services may also
+share one database. Applied at start; safe when several processes start at once.
+"""
+
+import threading
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from alembic.script import ScriptDirectory
+
+from ordersys.core import errors
+from ordersys.core.database import Database
+
+_alembic_op = threading.Lock()  # `alembic.op` is one per process: services that start together take turns
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """The migrations of one service: the package that holds them, named like `ordersys.order`."""
+
+    package: str
+
+    @property
+    def version_table(self) -> str:
+        return f"{self.package.rpartition('.')[2]}_schema_version"
+
+
+def upgrade(database: Database, chain: Chain) -> tuple[str, str]:
+    """Bring the schema to the newest revision; returns the revisions before and after ("" = empty database).
+
+    Raises UsageError when the database was upgraded by a newer ordersys than this one.
+    """
+
+    def work(connection: sa.Connection) -> tuple[str, str]:
+        database.exclusive(connection)
+        script = _script(chain)
+        context = _context(connection, chain, script)
+        before = context.get_current_revision() or ""
+        _refuse_newer(script, before, database)
+        with _alembic_op, Operations.context(context):
+            context.run_migrations()
+        return before, context.get_current_revision() or ""
+
+    return database.write(work)
+
+
+def current(database: Database, chain: Chain) -> tuple[str, str]:
+    """The revision the database is at ("" = none) and the newest this ordersys has."""
+    script = _script(chain)
+    found = database.read(lambda connection: _context(connection, chain, script).get_current_revision())
+    return found or "", script.get_current_head() or ""
+
+
+def _script(chain: Chain) -> ScriptDirectory:
+    folder = Path(str(resources.files(chain.package))) / "migrations"
+    return ScriptDirectory(str(folder), version_locations=[str(folder)])
+
+
+def _context(connection: sa.Connection, chain: Chain, script: ScriptDirectory) -> MigrationContext:
+    def to_head(revision: str | tuple[str, ...], _context: MigrationContext) -> list[object]:
+        return list(script._upgrade_revs("head", revision))  # type: ignore[arg-type]  # noqa: SLF001
+
+    return MigrationContext.configure(
+        connection, opts={"version_table": chain.version_table, "fn": to_head, "script": script}
+    )
+
+
+def _refuse_newer(script: ScriptDirectory, revision: str, database: Database) -> None:
+    known = {each.revision for each in script.walk_revisions()}
+    if revision and revision not in known:
+        raise errors.UsageError(
+            f"{database.label} is at schema revision {revision}, which this ordersys does not know: it is older than"
+            " the one that upgraded the database; install the newer ordersys"
+        )

@@ -1,0 +1,321 @@
+"""The Order Service's tables: order, event and outbox row are one transaction per batch."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from ordersys.core import errors, events, migrations
+from ordersys.core.database import Database
+from ordersys.core.events import Change, Event, Logged
+from ordersys.core.records import Line, Order, Status
+from ordersys.core.seed import Seed
+from ordersys.order import model
+from ordersys.order.tables import order_commands, order_events, order_outbox, order_sequence, orders
+
+CHAIN = migrations.Chain("ordersys.order")
+
+_CHUNK = 500  # names per IN list: engines bound the parameters of a statement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsent:
+    """One event in the outbox."""
+
+    sequence: int
+    event_id: str
+    order_id: str
+    change: Change
+    body: str
+
+
+class OrderStore:
+    """The Order Service's database. Raises `Unavailable` when it cannot be reached or written."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    async def apply(
+        self, items: Sequence[model.Command | model.Settle], now: int, new_id: Callable[[], str]
+    ) -> list[model.Outcome]:
+        """Carry out the batch in order, in one durable transaction; one outcome each.
+
+        A command whose id is known already is not carried out again: its first outcome is the outcome.
+        """
+        return await self.database.write_soon(lambda connection: _Batch(connection, now).run(items, new_id))
+
+    async def order(self, order_id: str) -> Order | None:
+        query = orders.select().where(orders.c.id == order_id)
+        row = await self.database.read_soon(lambda connection: connection.execute(query).first())
+        return _order(row) if row else None
+
+    async def list_orders(
+        self, *, customer_id: str, status: Status | None, before: tuple[int, str] | None, limit: int
+    ) -> list[Order]:
+        """Newest first, older than `before` (created_at, id)."""
+        query = orders.select().order_by(orders.c.created_at.desc(), orders.c.id.desc()).limit(limit)
+        if customer_id:
+            query = query.where(orders.c.customer_id == customer_id)
+        if status:
+            query = query.where(orders.c.status == status.value)
+        if before:
+            query = query.where(sa.tuple_(orders.c.created_at, orders.c.id) < sa.tuple_(*before))
+        rows = await self.database.read_soon(lambda connection: connection.execute(query).all())
+        return [_order(row) for row in rows]
+
+    async def events_after(self, sequence: int, *, order_id: str, customer_id: str, limit: int) -> list[Event]:
+        """The event log after a sequence, oldest first."""
+        query = (
+            sa.select(order_events.c.body)
+            .where(order_events.c.sequence > sequence)
+            .order_by(order_events.c.sequence)
+            .limit(limit)
+        )
+        if order_id:
+            query = query.where(order_events.c.order_id == order_id)
+        if customer_id:
+            query = query.where(order_events.c.customer_id == customer_id)
+        rows = await self.database.read_soon(lambda connection: connection.execute(query).all())
+        return [events.decode(body) for (body,) in rows]
+
+    async def list_events(
+        self, *, after: int, order_id: str, change: Change | None, since: int, limit: int
+    ) -> list[Logged]:
+        """The event log after a sequence and since a moment, oldest first, with what the broker has not confirmed."""
+        query = (
+            sa.select(order_events.c.body, order_outbox.c.sequence.label("waiting"))
+            .outerjoin(order_outbox, order_outbox.c.sequence == order_events.c.sequence)
+            .where(order_events.c.sequence > after)
+            .order_by(order_events.c.sequence)
+            .limit(limit)
+        )
+        if since:
+            query = query.where(order_events.c.at >= since)
+        if order_id:
+            query = query.where(order_events.c.order_id == order_id)
+        if change:
+            query = query.where(order_events.c.change == change.value)
+        rows = await self.database.read_soon(lambda connection: connection.execute(query).all())
+        return [Logged(event=events.decode(row.body), published=row.waiting is None) for row in rows]
+
+    async def prune(self, before: int, limit: int) -> int:
+        """Forget at most `limit` events that are published and older than this; how many.
+
+        What became of a command is kept: product-service may still ask, and void would give back sold stock.
+        """
+
+        def work(connection: sa.Connection) -> int:
+            old = (
+                sa.select(order_events.c.sequence)
+                .where(order_events.c.at < before)
+                .where(order_events.c.sequence.not_in(sa.select(order_outbox.c.sequence)))
+                .order_by(order_events.c.at)
+                .limit(limit)
+            )
+            return connection.execute(order_events.delete().where(order_events.c.sequence.in_(old))).rowcount
+
+        return await self.database.write_soon(work)
+
+    def unsent(self, limit: int) -> list[Unsent]:
+        """The oldest events that the broker has not confirmed, in sequence."""
+        query = (
+            sa.select(
+                order_events.c.sequence,
+                order_events.c.event_id,
+                order_events.c.order_id,
+                order_events.c.change,
+                order_events.c.body,
+            )
+            .join(order_outbox, order_outbox.c.sequence == order_events.c.sequence)
+            .order_by(order_outbox.c.sequence)
+            .limit(limit)
+        )
+        rows = self.database.read(lambda connection: connection.execute(query).all())
+        return [
+            Unsent(
+                sequence=row.sequence,
+                event_id=row.event_id,
+                order_id=row.order_id,
+                change=Change(row.change),
+                body=row.body,
+            )
+            for row in rows
+        ]
+
+    def mark_sent(self, sequences: Sequence[int]) -> None:
+        """They are confirmed everywhere they had to go: out of the outbox, kept in the event log."""
+        gone = order_outbox.delete().where(order_outbox.c.sequence == sa.bindparam("sent"))
+        rows = [{"sent": sequence} for sequence in sequences]
+        self.database.write(lambda connection: connection.execute(gone, rows))
+
+    def seed(self, seed: Seed) -> bool:
+        """Load the seed orders into an empty database; False, changing nothing, when there are orders already.
+
+        They were there before the first event, so they are not announced.
+        """
+
+        def work(connection: sa.Connection) -> bool:
+            self.database.exclusive(connection)
+            if not seed.orders or connection.execute(sa.select(orders.c.id).limit(1)).first() is not None:
+                return False
+            connection.execute(orders.insert(), [_order_row(order) for order in seed.orders])
+            return True
+
+        return self.database.write(work)
+
+
+class _Batch:
+    """One transaction: what it read, and what it has to write."""
+
+    def __init__(self, connection: sa.Connection, now: int) -> None:
+        self._connection = connection
+        self._now = now
+        self._orders: dict[str, Order] = {}
+        self._new: set[str] = set()
+        self._changed: set[str] = set()
+        self._outcomes: dict[str, model.Outcome] = {}  # by command id
+        self._recorded: list[dict[str, Any]] = []
+        self._changes: list[tuple[model.Command, Order]] = []
+
+    def run(self, items: Sequence[model.Command | model.Settle], new_id: Callable[[], str]) -> list[model.Outcome]:
+        self._load(items)
+        outcomes = [self._settle(item) if isinstance(item, model.Settle) else self._apply(item) for item in items]
+        self._save(new_id)
+        return outcomes
+
+    def _load(self, items: Sequence[model.Command | model.Settle]) -> None:
+        for row in self._rows(order_commands, order_commands.c.command_id, {each.command_id for each in items} - {""}):
+            self._outcomes[row.command_id] = self._outcome(row)
+        existing = {each.order_id for each in items if isinstance(each, model.Command)}
+        for row in self._rows(orders, orders.c.id, existing, lock=True):
+            self._orders[row.id] = _order(row)
+
+    def _outcome(self, row: Any) -> model.Outcome:
+        if row.refusal is not None:
+            return model.Refused(errors.refusal(**json.loads(row.refusal)))
+        if row.sequence is None:
+            return model.Void()
+        query = sa.select(order_events.c.body).where(order_events.c.sequence == row.sequence)
+        return model.Accepted(events.decode(self._connection.execute(query).scalar_one()).order)
+
+    def _apply(self, command: model.Command) -> model.Outcome:
+        if command.command_id in self._outcomes:
+            return self._outcomes[command.command_id]
+        before = self._orders.get(command.order_id)
+        try:
+            order = model.apply(before, command, self._now)
+        except errors.OrdersysError as error:
+            refusal = json.dumps({"code": error.code, "message": error.message, "metadata": error.metadata})
+            return self._record(command.command_id, model.Refused(error), refusal=refusal)
+        self._orders[order.id] = order
+        if before is None:
+            self._new.add(order.id)
+        elif order.id not in self._new:
+            self._changed.add(order.id)
+        self._changes.append((command, order))
+        if command.command_id:
+            self._outcomes[command.command_id] = model.Accepted(order)
+        return model.Accepted(order)
+
+    def _settle(self, item: model.Settle) -> model.Outcome:
+        if item.command_id in self._outcomes:
+            return self._outcomes[item.command_id]
+        return self._record(item.command_id, model.Void())
+
+    def _record(self, command_id: str, outcome: model.Outcome, *, refusal: str | None = None) -> model.Outcome:
+        if command_id:
+            self._outcomes[command_id] = outcome
+            self._recorded.append({"command_id": command_id, "sequence": None, "refusal": refusal, "at": self._now})
+        return outcome
+
+    def _save(self, new_id: Callable[[], str]) -> None:
+        connection = self._connection
+        if self._new:
+            connection.execute(orders.insert(), [_order_row(self._orders[each]) for each in sorted(self._new)])
+        if self._changed:
+            rows = [_order_row(self._orders[each]) for each in sorted(self._changed)]
+            connection.execute(_change, [{"order": row.pop("id"), **row} for row in rows])
+        if self._changes:
+            first = self._reserve_sequences(len(self._changes))
+            log = []
+            for sequence, (command, order) in enumerate(self._changes, first):
+                event = Event(
+                    id=new_id(),
+                    sequence=sequence,
+                    change=command.change,
+                    time=self._now,
+                    order=order,
+                    traceparent=command.traceparent,
+                )
+                log.append(_event_row(event))
+                if command.command_id:
+                    done = {"command_id": command.command_id, "sequence": sequence, "refusal": None, "at": self._now}
+                    self._recorded.append(done)
+            connection.execute(order_events.insert(), log)
+            connection.execute(order_outbox.insert(), [{"sequence": row["sequence"]} for row in log])
+        if self._recorded:
+            connection.execute(order_commands.insert(), self._recorded)
+
+    def _reserve_sequences(self, count: int) -> int:
+        """The first of `count` sequences; the row stays locked until the commit, so they become visible in order."""
+        grow = (
+            order_sequence.update()
+            .where(order_sequence.c.id == 1)
+            .values(last=order_sequence.c.last + count)
+            .returning(order_sequence.c.last)
+        )
+        last: int = self._connection.execute(grow).scalar_one()
+        return last - count + 1
+
+    def _rows(
+        self, table: sa.Table, column: "sa.Column[str]", names: Iterable[str], *, lock: bool = False
+    ) -> list[Any]:
+        ordered = sorted(names)
+        rows: list[Any] = []
+        for start in range(0, len(ordered), _CHUNK):
+            query = table.select().where(column.in_(ordered[start : start + _CHUNK])).order_by(column)
+            rows += self._connection.execute(query.with_for_update() if lock else query)
+        return rows
+
+
+_change = orders.update().where(orders.c.id == sa.bindparam("order"))
+
+
+def _order(row: Any) -> Order:
+    return Order(
+        id=row.id,
+        customer_id=row.customer_id,
+        status=Status(row.status),
+        lines=tuple(Line(*line) for line in json.loads(row.lines)),
+        currency=row.currency,
+        version=row.version,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+def _order_row(order: Order) -> dict[str, Any]:
+    return {
+        "id": order.id,
+        "customer_id": order.customer_id,
+        "status": order.status.value,
+        "lines": json.dumps([[line.product_id, line.quantity, line.unit_price] for line in order.lines]),
+        "currency": order.currency,
+        "version": order.version,
+        "created_at": order.created_at,
+        "updated_at": order.updated_at,
+    }
+
+
+def _event_row(event: Event) -> dict[str, Any]:
+    return {
+        "sequence": event.sequence,
+        "event_id": event.id,
+        "order_id": event.order.id,
+        "customer_id": event.order.customer_id,
+        "change": event.change.value,
+        "at": event.time,
+        "body": events.encode(event),
+    }

@@ -1,0 +1,165 @@
+"""Every ORDERSYS_* variable and its default; the only reader of the environment. Flag > environment > default."""
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import platformdirs
+from pydantic import AfterValidator, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from ordersys.core import errors
+from ordersys.core.display import masked
+
+PREFIX = "ORDERSYS_"
+_OF_THE_TESTS = f"{PREFIX}FAULT_"  # how long and where the fault suite runs: no setting, and no mistake
+_PACKAGE = Path(__file__).resolve().parent
+_HOST_PORT = re.compile(r"(?:\[[^\s\[\]/@]+\]|[^\s:\[\]/@]+):([0-9]{1,5})")
+
+
+def _bind(value: str) -> str:
+    found = _HOST_PORT.fullmatch(value)
+    if found is None or int(found[1]) > 65535:
+        raise ValueError(f"{value!r} is not HOST:PORT, for example 127.0.0.1:50051 or [::1]:50051")
+    return value
+
+
+def _address(value: str) -> str:
+    if _bind(value).rpartition(":")[2].strip("0") == "":
+        raise ValueError(f"{value!r} has port 0, which nobody can call")
+    return value
+
+
+def _broker_url(value: str) -> str:
+    if value and not value.startswith(("sqlite:///", "amqp://", "amqps://")):
+        raise ValueError("expected sqlite:///FILE, amqp://USER:PASSWORD@HOST:PORT/VHOST or amqps://...")
+    return value
+
+
+def _database_url(value: str) -> str:
+    if value and not value.startswith(("sqlite:///", "postgresql://", "postgresql+")):
+        raise ValueError("expected sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME")
+    return value
+
+
+Bind = Annotated[str, AfterValidator(_bind)]
+Address = Annotated[str, AfterValidator(_address)]
+DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+
+
+def default_data() -> Path:
+    """The seed files: inside an installed wheel, or beside the package in a checkout and an editable install."""
+    installed = _PACKAGE / "seed_data"
+    return installed if installed.is_dir() else _PACKAGE.parent / "data"
+
+
+class Settings(BaseSettings):
+    """The settings of one process; immutable once loaded."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", validate_default=False, hide_input_in_errors=True
+    )
+
+    home: Path = Field(
+        default_factory=lambda: platformdirs.user_data_path("ordersys", appauthor=False),
+        description="folder of the embedded databases and broker",
+    )
+    broker_url: Annotated[str, AfterValidator(_broker_url)] = Field(
+        default="", repr=False, description="sqlite:///FILE (one machine) or amqp://USER:PASSWORD@HOST:PORT/VHOST"
+    )
+    product_database_url: DatabaseUrl = Field(
+        default="", repr=False, description="sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
+    )
+    order_database_url: DatabaseUrl = Field(default="", repr=False, description="the same for the orders")
+    notify_database_url: DatabaseUrl = Field(default="", repr=False, description="the same for the notifiers' inbox")
+    product_bind: Bind = Field(default="127.0.0.1:50051", description="where serve-product listens; port 0 = any")
+    order_bind: Bind = Field(default="127.0.0.1:50052", description="where serve-order listens; port 0 = any")
+    api_bind: Bind = Field(default="127.0.0.1:8080", description="where the REST API listens; port 0 = any")
+    product_address: Address = Field(default="127.0.0.1:50051", description="where clients find the Product Service")
+    order_address: Address = Field(default="127.0.0.1:50052", description="where clients find the Order Service")
+    data: Path = Field(default_factory=default_data, description="folder of the JSON seed files")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level logged")
+    log_format: Literal["auto", "console", "json"] = Field(
+        default="auto", description="auto = console on a terminal, json otherwise"
+    )
+    retry_waits: Annotated[tuple[float, ...], NoDecode] = Field(
+        default=(1.0, 5.0, 30.0), description="seconds a failed message rests before each further try; then it is dead"
+    )
+    event_retention_days: float = Field(
+        default=30.0, gt=0, le=36_500, description="how long sent events can be replayed"
+    )
+    key_retention_days: float = Field(
+        default=7.0, gt=0, le=36_500, description="how long a repeated call gets its first answer"
+    )
+    deadline_seconds: float = Field(default=5.0, gt=0, le=3600, description="how long one call to a service may take")
+    grace_seconds: float = Field(
+        default=10.0, ge=0, le=3600, description="how long work in flight may take after SIGTERM"
+    )
+
+    @field_validator("retry_waits", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("retry_waits")
+    @classmethod
+    def _sane_waits(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if len(value) > 10 or any(not 0 <= wait <= 86_400 for wait in value):
+            raise ValueError("at most 10 waits of 0 to 86400 seconds, separated by commas, for example 1,5,30")
+        return value
+
+    @field_validator("home", "data")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    def model_post_init(self, _context: Any) -> None:
+        for name in ("broker", "product_database", "order_database", "notify_database"):
+            if not getattr(self, f"{name}_url"):
+                file = self.home / f"{name.removesuffix('_database')}.db"
+                object.__setattr__(self, f"{name}_url", f"sqlite:///{file}")
+
+
+def load(overrides: Mapping[str, object] | None = None) -> Settings:
+    """The settings of this process; `overrides` are the flags that were given (None = not given).
+
+    Raises UsageError naming the variable or flag and what would be right.
+    """
+    _refuse_unknown(os.environ)
+    given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = [
+            f"{PREFIX}{str(each['loc'][0]).upper()}: {each['msg'].removeprefix('Value error, ')}"
+            for each in error.errors()
+        ]
+        raise errors.UsageError("; ".join(problems)) from error
+
+
+def _refuse_unknown(environment: Iterable[str]) -> None:
+    known = [name.upper() for name in Settings.model_fields]
+    for name in environment:
+        if name.upper().startswith(_OF_THE_TESTS):
+            continue
+        if name.upper().startswith(PREFIX) and name.upper().removeprefix(PREFIX) not in known:
+            close = difflib.get_close_matches(name.upper().removeprefix(PREFIX), known, 1)
+            hint = f"; did you mean {PREFIX}{close[0]}?" if close else "; see `ordersys config` for those that exist"
+            raise errors.UsageError(f"there is no setting {name}{hint}")
+
+
+def table(settings: Settings) -> list[tuple[str, str, str]]:
+    """Variable, value with its secrets masked, and what it is for."""
+    return [
+        (PREFIX + name.upper(), _shown(getattr(settings, name)), field.description or "")
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(f"{part:g}" for part in value)
+    return masked(str(value))

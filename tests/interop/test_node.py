@@ -1,0 +1,143 @@
+"""A client in another language, which knows the protos and the names of the contract and nothing else."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import servers
+from e2e.processes import Backend
+
+HERE = Path(__file__).resolve().parent
+PROTOS = HERE.parents[1] / "protos"
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program with the packages of its lock file, installed outside the checkout."""
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        pytest.skip("no node and npm here: another language needs them")
+    folder = tmp_path_factory.mktemp("interop")
+    for name in ("package.json", "package-lock.json", "order.js"):
+        shutil.copy(HERE / name, folder)
+    done = subprocess.run(
+        [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "order.js"
+
+
+@pytest.fixture(scope="module")
+def seen(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """All that the program saw of the two services and of the broker."""
+    with (
+        servers.vhost() as broker_url,
+        Backend(tmp_path_factory.mktemp("backend"), {"ORDERSYS_BROKER_URL": broker_url}) as backend,
+    ):
+        backend.start_all("serve-order", "serve-product")
+        done = subprocess.run(
+            ["node", str(program), str(PROTOS), backend.product_address, backend.order_address, broker_url],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        yield json.loads(done.stdout)
+
+
+def test_the_protos_work_as_they_are(seen: dict[str, Any]) -> None:
+    assert seen["data"]["message"]
+    order = seen["placed"]["order"]
+    assert (order["status"], order["version"], order["customer_id"]) == ("ORDER_STATUS_PLACED", 1, "nöde-客")
+    assert order["total"]["amount"] == 2 * seen["before"]["price"]["amount"]
+    assert seen["read"]["order"] == seen["shipped"]["order"]
+    assert (seen["read"]["order"]["status"], seen["read"]["order"]["version"]) == ("ORDER_STATUS_SHIPPED", 3)
+    assert seen["before"]["available"] - seen["after"]["available"] == 3
+
+
+def test_a_repeated_call_answers_with_the_same_order(seen: dict[str, Any]) -> None:
+    assert (seen["placed"]["replayed"], seen["again"]["replayed"]) == (False, True)
+    assert seen["again"]["order"] == seen["placed"]["order"]
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "reason"),
+    [
+        ("too_much", "FAILED_PRECONDITION", "INSUFFICIENT_STOCK"),
+        ("bad", "INVALID_ARGUMENT", "INVALID_ARGUMENT"),
+        ("reused", "ALREADY_EXISTS", "IDEMPOTENCY_KEY_REUSED"),
+        ("conflict", "ABORTED", "VERSION_CONFLICT"),
+        ("unknown", "NOT_FOUND", "ORDER_NOT_FOUND"),
+    ],
+)
+def test_a_refusal_carries_its_reason(seen: dict[str, Any], call: str, status: str, reason: str) -> None:
+    info = seen[call]["ErrorInfo"]
+    assert (seen[call]["status"], info["domain"], info["reason"]) == (status, "ordersys", reason)
+    assert seen[call]["message"]
+
+
+def test_a_refusal_carries_its_figures(seen: dict[str, Any]) -> None:
+    available = str(seen["before"]["available"] - 2)
+    assert seen["too_much"]["ErrorInfo"]["metadata"] == {
+        "product_id": "1",
+        "requested": "1000000",
+        "available": available,
+    }
+
+
+def test_bad_input_names_every_field(seen: dict[str, Any]) -> None:
+    violations = seen["bad"]["BadRequest"]["field_violations"]
+    assert sorted(each["field"] for each in violations) == ["customer_id", "lines[0].quantity"]
+    assert all(each["description"] for each in violations)
+
+
+def test_a_queue_of_its_own_hears_every_event_of_both_exchanges(seen: dict[str, Any]) -> None:
+    heard = [(each["exchange"], each["routing_key"]) for each in seen["heard"]]
+    assert sorted(heard) == [
+        ("orders.fanout", "order.created"),
+        ("orders.topic", "order.created"),
+        ("orders.topic", "order.updated.lines"),
+        ("orders.topic", "order.updated.shipped"),
+    ]
+
+
+def test_the_events_are_persistent_cloudevents(seen: dict[str, Any]) -> None:
+    order = seen["placed"]["order"]
+    for message in (*seen["heard"], *seen["notify_fanout"], *seen["notify_topic"]):
+        event = message["event"]
+        assert message["content_type"] == "application/cloudevents+json"
+        assert message["delivery_mode"] == 2
+        assert message["message_id"] == event["id"]
+        assert (event["specversion"], event["source"]) == ("1.0", "/ordersys/order-service")
+        assert event["subject"] == event["data"]["order_id"] == order["id"]
+        assert event["data"]["customer_id"] == "nöde-客"
+    created = seen["notify_fanout"][0]["event"]
+    assert created["type"] == "ordersys.order.created.v1"
+    assert created["data"]["lines"] == [
+        {"product_id": "1", "quantity": 2, "unit_price": seen["before"]["price"]},
+    ]
+    assert created["data"]["total"] == order["total"]
+
+
+def test_the_standard_queues_hear_what_they_are_bound_to(seen: dict[str, Any]) -> None:
+    assert [each["event"]["data"]["change"] for each in seen["notify_fanout"]] == ["created"]
+    assert [each["event"]["data"]["change"] for each in seen["notify_topic"]] == ["created", "lines", "shipped"]
+
+
+def test_the_stream_of_events_tells_the_same(seen: dict[str, Any]) -> None:
+    assert [event["change"] for event in seen["watched"]] == ["created", "lines", "shipped"]
+    sequences = [event["sequence"] for event in seen["watched"]]
+    assert sequences == sorted(set(sequences))
+    assert [event["id"] for event in seen["watched"]] == [each["event"]["id"] for each in seen["notify_topic"]]
