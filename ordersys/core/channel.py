@@ -1,7 +1,8 @@
 """gRPC client channels: deadlines, retry policy, and errors raised again as our own classes.
 
-One layer retries, and it is gRPC's own (https://grpc.io/docs/guides/retry/): only UNAVAILABLE, with growing jittered
-waits, throttled when most calls fail. Our writes carry an idempotency key, so a repetition is applied once.
+One layer retries, and it is gRPC's own (https://grpc.io/docs/guides/retry/): UNAVAILABLE, and CANCELLED, with which a
+server that stops answers what it had not begun; with growing jittered waits, throttled when most calls fail. Our writes
+carry an idempotency key, so a repetition is applied once.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ RETRIES = {
     "initialBackoff": "0.1s",
     "maxBackoff": "1s",
     "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"],
+    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
 }
 SERVICE_CONFIG = {
     "methodConfig": [

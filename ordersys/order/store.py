@@ -103,7 +103,7 @@ class OrderStore:
     async def prune(self, before: int, limit: int) -> int:
         """Forget at most `limit` events that are published and older than this; how many.
 
-        What became of a command is kept: product-service may still ask, and void would give back sold stock.
+        What became of a command is kept as long as its order: product-service may still ask, and void gives back stock.
         """
 
         def work(connection: sa.Connection) -> int:
@@ -198,7 +198,12 @@ class _Batch:
         if row.sequence is None:
             return model.Void()
         query = sa.select(order_events.c.body).where(order_events.c.sequence == row.sequence)
-        return model.Accepted(events.decode(self._connection.execute(query).scalar_one()).order)
+        body = self._connection.execute(query).scalar_one_or_none()
+        if body is not None:
+            return model.Accepted(events.decode(body).order)
+        # Forgotten since; a command that nobody has settled yet was the last to change the lines of its order.
+        present = self._connection.execute(orders.select().where(orders.c.id == row.order_id)).one()
+        return model.Accepted(_order(present))
 
     def _apply(self, command: model.Command) -> model.Outcome:
         if command.command_id in self._outcomes:
@@ -227,7 +232,7 @@ class _Batch:
     def _record(self, command_id: str, outcome: model.Outcome, *, refusal: str | None = None) -> model.Outcome:
         if command_id:
             self._outcomes[command_id] = outcome
-            self._recorded.append({"command_id": command_id, "sequence": None, "refusal": refusal, "at": self._now})
+            self._recorded.append({"command_id": command_id, "order_id": None, "sequence": None, "refusal": refusal})
         return outcome
 
     def _save(self, new_id: Callable[[], str]) -> None:
@@ -251,8 +256,14 @@ class _Batch:
                 )
                 log.append(_event_row(event))
                 if command.command_id:
-                    done = {"command_id": command.command_id, "sequence": sequence, "refusal": None, "at": self._now}
-                    self._recorded.append(done)
+                    self._recorded.append(
+                        {
+                            "command_id": command.command_id,
+                            "order_id": order.id,
+                            "sequence": sequence,
+                            "refusal": None,
+                        }
+                    )
             connection.execute(order_events.insert(), log)
             connection.execute(order_outbox.insert(), [{"sequence": row["sequence"]} for row in log])
         if self._recorded:

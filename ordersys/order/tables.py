@@ -41,14 +41,13 @@ order_outbox = sa.Table(  # the events that the broker has not confirmed yet
     metadata,
     sa.Column("sequence", _SEQUENCE, primary_key=True, autoincrement=False),
 )
-order_commands = sa.Table(  # what became of each: accepted (its event's sequence), refused, or void (neither)
+order_commands = sa.Table(  # what became of each: accepted (its order and event), refused, or void (neither)
     "order_commands",
     metadata,
     sa.Column("command_id", TEXT, primary_key=True),
+    sa.Column("order_id", TEXT),
     sa.Column("sequence", sa.BigInteger),
     sa.Column("refusal", TEXT),
-    sa.Column("at", sa.BigInteger, nullable=False),
-    sa.Index("order_commands_age", "at"),
 )
 order_sequence = sa.Table(
     "order_sequence",

@@ -55,6 +55,7 @@ def put_back(database: Database, room: str, dumped: Rows) -> None:
         for name, rows in dumped.items():
             connection.execute(tables[name].delete())
             if rows:
+                assert rows[0].keys() == set(tables[name].columns.keys()), f"{name} has other columns now"
                 connection.execute(tables[name].insert(), [_from_json(name, row) for row in rows])
 
     database.write(work)

@@ -6,8 +6,8 @@ After every step the system and the model say the same of every order, of what i
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Coroutine, Sequence
-from contextlib import ExitStack
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -263,16 +263,22 @@ async def _made(pair: Pair) -> System:
     return System(pair)
 
 
-@pytest.mark.timeout(3600)  # what fails is made smaller first, and that takes as long as hypothesis lets it
-@pytest.mark.parametrize("engine", processes.ENGINES)
-def test_row_19_system_and_model_agree_after_every_step(engine: str, tmp_path: Path, rounds: int, seed: int) -> None:
-    counts: Counter[str] = Counter()
+@contextmanager
+def two_services(engine: str, folder: Path) -> Iterator[Pair]:
     with ExitStack() as opened:
-        urls = [f"sqlite:///{tmp_path / name}.db" for name in ("product", "order")]
+        urls = [f"sqlite:///{folder / name}.db" for name in ("product", "order")]
         if engine == "servers":
             urls = [opened.enter_context(servers.postgres_database()) for _ in urls]
         both = opened.enter_context(pair(*urls))
         both.product.products.seed(Seed(products=tuple(product(*each) for each in STOCK.items()), orders=()), NOW)
+        yield both
+
+
+@pytest.mark.timeout(3600)  # what fails is made smaller first, and that takes as long as hypothesis lets it
+@pytest.mark.parametrize("engine", processes.ENGINES)
+def test_row_19_system_and_model_agree_after_every_step(engine: str, tmp_path: Path, rounds: int, seed: int) -> None:
+    counts: Counter[str] = Counter()
+    with two_services(engine, tmp_path) as both:
         empty = both.product.rows(), both.order.rows()
         factory = hypothesis.seed(seed)(lambda: Lives(both, empty, counts))
         chosen = hypothesis.settings(
@@ -285,3 +291,25 @@ def test_row_19_system_and_model_agree_after_every_step(engine: str, tmp_path: P
         )
         run_state_machine_as_test(factory, settings=chosen)
     figures.record(19, engine, **{name.replace(" ", "_"): number for name, number in counts.items()}, disagreements=0)
+
+
+@pytest.mark.parametrize("engine", processes.ENGINES)
+def test_a_command_that_is_settled_after_its_event_was_forgotten_keeps_its_stock(engine: str, tmp_path: Path) -> None:
+    """The process dies with the answer of order-service, and is away for longer than events are kept."""
+
+    async def live(both: Pair) -> None:
+        system = System(both)
+        ask = Ask(kind="place", key="k", command_id="c", order_id="o", lines=(("a", 5),))
+        assert await system.ask(0, [ask], Hurt(at=2, happens=True, dies=True)) == ([(UNAVAILABLE, False)], True)
+        both.order.orders.mark_sent([1])
+        assert await both.order.orders.prune(FAR, 10) == 1
+        assert await both.product.products.pending(FAR, 10) == [("o", "c")]
+        await system.settle_pending(1, None)
+        assert await both.product.products.pending(FAR, 10) == []
+        [(told, replayed)], _ = await system.ask(1, [ask], None)
+        assert (told, replayed) == (Order("o", "placed", 1, (("a", 5),)), True)
+        left = {each.id: each.available for each in await both.product.products.list_products("", 10)}
+        assert left == {"a": STOCK["a"] - 5, "b": STOCK["b"]}
+
+    with two_services(engine, tmp_path) as both, asyncio.Runner() as runner:
+        runner.run(live(both))

@@ -94,9 +94,10 @@ def order_service_finishes(fleet: Fleet, orders: Orders) -> int:
     ]
     channel = Channel(fleet.backend.order_address, retry=False)
     service = order_pb2_grpc.OrderServiceStub(channel.raw)
+    later = order_pb2.GetOrderRequest(order_id=requests[-1].order_id)
+    channel.call(service.GetOrder, later, deadline=GRACE_SECONDS)  # calls that wait for a connection keep no order
     with locked(fleet.backend, "order"):
         answers = [service.AdvanceOrder.future(request, timeout=GRACE_SECONDS) for request in requests]
-        later = order_pb2.GetOrderRequest(order_id=requests[-1].order_id)
         assert channel.call(service.GetOrder, later, deadline=GRACE_SECONDS).order.version == 1
         fleet["order"].send(signal.SIGTERM)
         until(lambda: refuses(lambda: orders.get_order(later.order_id)), "no new call is taken")

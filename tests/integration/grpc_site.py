@@ -37,6 +37,8 @@ class Orders(order_pb2_grpc.OrderServiceServicer):
         self.traceparents.append(server.traceparent(context))
         if request.order_id == "aborts by itself":
             await context.abort(grpc.StatusCode.DATA_LOSS, "gone")
+        if request.order_id == "cancelled at first" and self.calls.count(request.order_id) == 1:
+            await context.abort(grpc.StatusCode.CANCELLED, "the server stops")
         if request.order_id == "garbage":
             context.set_trailing_metadata((("grpc-status-details-bin", b"\xff\xff\xff"),))
             await context.abort(grpc.StatusCode.NOT_FOUND, "gone")

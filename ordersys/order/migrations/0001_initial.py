@@ -48,11 +48,10 @@ def upgrade() -> None:
     op.create_table(
         "order_commands",
         sa.Column("command_id", TEXT, primary_key=True),
+        sa.Column("order_id", TEXT),
         sa.Column("sequence", sa.BigInteger),
         sa.Column("refusal", TEXT),
-        sa.Column("at", sa.BigInteger, nullable=False),
     )
-    op.create_index("order_commands_age", "order_commands", ["at"])
     op.create_table(
         "order_sequence",
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
