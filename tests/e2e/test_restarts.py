@@ -1,63 +1,11 @@
-"""Roles that are stopped, interrupted and killed, and what their successors find."""
+"""Roles that are stopped and interrupted, and what their successors find. tests/faults does it under load."""
 
 import signal
-from collections import Counter
-from collections.abc import Callable
 
-from e2e.load import Load
-from e2e.processes import Backend, Role, until
+from e2e.processes import Backend, until
 
 FEW_SECONDS = 8.0
 ROLES = ("serve-order", "serve-product", "notify --mode fanout --json", "notify --mode topic --json")
-
-
-def test_roles_that_are_stopped_under_load_lose_and_repeat_nothing(embedded: Backend) -> None:
-    def stop(role: Role) -> None:
-        assert role.stop(signal.SIGTERM, FEW_SECONDS) == 0
-
-    fanout, topic = through_the_end_of_each_role(embedded, stop)
-    for copies in (fanout, topic):
-        assert max(Counter(event["id"] for role in copies for event in role.events()).values()) == 1
-
-
-def test_roles_that_are_killed_under_load_lose_nothing(backend: Backend) -> None:
-    through_the_end_of_each_role(backend, Role.kill)
-
-
-def through_the_end_of_each_role(backend: Backend, end: Callable[[Role], None]) -> tuple[list[Role], list[Role]]:
-    """Each role ends and gets a successor while orders are placed; the processes of both notifiers."""
-    before = 100_000
-    started = {command: [role] for command, role in zip(ROLES, backend.start_all(*ROLES), strict=True)}
-    backend.client("adjust-stock", "1", str(before - backend.available("1")))
-    watch = backend.start("client", "watch", "--customer", "load", "--json")
-    with Load(backend, "1", "load") as load:
-        until(lambda: bool(watch.events()), "the watch has begun")
-        for command in ROLES:
-            load.goes_on()
-            end(started[command][-1])
-            started[command] += backend.start_all(command)
-        load.goes_on()
-
-    placed = set(load.placed.values())
-    assert len(placed) == len(load.placed)  # every key is an order of its own
-    orders = backend.client("list-orders", "--all", "--customer", "load", "--page-size", "1000")["orders"]
-    assert sorted(order["id"] for order in orders) == sorted(placed)
-    backend.settled()
-    assert backend.available("1") == before - len(placed)
-    backend.balances()
-
-    fanout, topic = started[ROLES[2]], started[ROLES[3]]
-    for copies in (fanout, topic, [watch]):
-        until(lambda copies=copies: heard(copies) >= placed, f"{len(placed)} orders are heard of")  # type: ignore[misc]
-        assert heard(copies) == placed
-        for role in copies:  # a notifier that is killed may have told of what it could not record any more
-            assert max(Counter(event["id"] for event in role.events()).values(), default=0) <= 1
-    assert watch.stop(signal.SIGINT, FEW_SECONDS) == 130
-    return fanout, topic
-
-
-def heard(copies: list[Role]) -> set[str]:
-    return {event["subject"] for role in copies for event in role.events()}
 
 
 def test_a_restart_on_the_same_home_goes_on_where_it_was(embedded: Backend) -> None:
