@@ -17,6 +17,8 @@ from ordersys.core.display import masked
 PREFIX = "ORDERSYS_"
 _OF_THE_TESTS = f"{PREFIX}FAULT_"  # how long and where the fault suite runs: no setting, and no mistake
 _PACKAGE = Path(__file__).resolve().parent
+_RATE = re.compile(r"[1-9][0-9]{0,8}/[1-9][0-9]{0,4}")
+_ORIGIN = re.compile(r"https?://[^\s/]+")
 _HOST_PORT = re.compile(r"(?:\[[^\s\[\]/@]+\]|[^\s:\[\]/@]+):([0-9]{1,5})")
 
 
@@ -36,6 +38,12 @@ def _address(value: str) -> str:
 def _broker_url(value: str) -> str:
     if value and not value.startswith(("sqlite:///", "amqp://", "amqps://")):
         raise ValueError("expected sqlite:///FILE, amqp://USER:PASSWORD@HOST:PORT/VHOST or amqps://...")
+    return value
+
+
+def _rate_limit(value: str) -> str:
+    if value != "off" and _RATE.fullmatch(value) is None:
+        raise ValueError(f"{value!r} is not REQUESTS/SECONDS, for example 600/60, and not off")
     return value
 
 
@@ -80,6 +88,14 @@ class Settings(BaseSettings):
     api_bind: Bind = Field(default="127.0.0.1:8080", description="where the REST API listens; port 0 = any")
     product_address: Address = Field(default="127.0.0.1:50051", description="where clients find the Product Service")
     order_address: Address = Field(default="127.0.0.1:50052", description="where clients find the Order Service")
+    api_database_url: DatabaseUrl = Field(default="", repr=False, description="the same for the API's keys")
+    api_rate_limit: Annotated[str, AfterValidator(_rate_limit)] = Field(
+        default="600/60", description="REQUESTS/SECONDS that one key, token or address may send to the API, or off"
+    )
+    api_max_streams: int = Field(default=100, ge=1, le=10_000, description="event streams that the API serves at once")
+    api_cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="web origins that may call the API, for example https://shop.example; * = any"
+    )
     data: Path = Field(default_factory=default_data, description="folder of the JSON seed files")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level logged")
     log_format: Literal["auto", "console", "json"] = Field(
@@ -99,10 +115,10 @@ class Settings(BaseSettings):
         default=10.0, ge=0, le=3600, description="how long work in flight may take after SIGTERM"
     )
 
-    @field_validator("retry_waits", mode="before")
+    @field_validator("retry_waits", "api_cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
     @field_validator("retry_waits")
     @classmethod
@@ -111,13 +127,21 @@ class Settings(BaseSettings):
             raise ValueError("at most 10 waits of 0 to 86400 seconds, separated by commas, for example 1,5,30")
         return value
 
+    @field_validator("api_cors_origins")
+    @classmethod
+    def _sane_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and _ORIGIN.fullmatch(origin) is None:
+                raise ValueError(f"{origin!r} is not an origin, for example https://shop.example, and not *")
+        return value
+
     @field_validator("home", "data")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
     def model_post_init(self, _context: Any) -> None:
-        for name in ("broker", "product_database", "order_database", "notify_database"):
+        for name in ("broker", "product_database", "order_database", "notify_database", "api_database"):
             if not getattr(self, f"{name}_url"):
                 file = self.home / f"{name.removesuffix('_database')}.db"
                 object.__setattr__(self, f"{name}_url", f"sqlite:///{file}")
@@ -161,5 +185,5 @@ def table(settings: Settings) -> list[tuple[str, str, str]]:
 
 def _shown(value: object) -> str:
     if isinstance(value, tuple):
-        return ",".join(f"{part:g}" for part in value)
+        return ",".join(part if isinstance(part, str) else f"{part:g}" for part in value)
     return masked(str(value))

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_API_THREADS = 64
+"""For requests that are answered and done."""
+
 Where = Callable[[], str]
 """An address that is known once the part that listens on it has started."""
 
@@ -251,7 +254,8 @@ class ApiPart(_Started):
         self.address = settings.api_bind
 
     async def start(self) -> None:
-        from ordersys.api.app import create_app
+        from ordersys.api.app import Options, create_app
+        from ordersys.api.rates import rates_of
         from ordersys.api.server import ApiServer
         from ordersys.core.channel import Channel
 
@@ -259,9 +263,17 @@ class ApiPart(_Started):
         products, orders = (Channel(where()) for where in self._services)
         self.undo(lambda _: asyncio.to_thread(products.close))
         self.undo(lambda _: asyncio.to_thread(orders.close))
-        server = ApiServer(create_app(products, orders, deadline=settings.deadline_seconds), settings.api_bind)
+        options = Options(
+            rates=rates_of(settings.api_rate_limit),
+            cors_origins=settings.api_cors_origins,
+            max_streams=settings.api_max_streams,
+        )
+        app = create_app(products, orders, deadline=settings.deadline_seconds, options=options)
+        # A stream holds one thread as long as it lasts.
+        server = ApiServer(app, settings.api_bind, _API_THREADS + settings.api_max_streams)
         await asyncio.to_thread(server.start)
         self.undo(lambda grace: asyncio.to_thread(server.stop, grace))
+        self.undo(lambda _: asyncio.to_thread(app.extensions["ordersys.feed"].close))
         self.address = server.address
         logger.info("%s listens on http://%s", self.name, self.address)
 

@@ -1,13 +1,19 @@
 """The Flask app: what every resource shares. Nothing is connected here; the channels are handed in."""
 
-from typing import Any, NoReturn
+from dataclasses import dataclass, field
+from typing import NoReturn
 
 from flask import Flask, Request, request
 from flask_openapi3 import Info, OpenAPI
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from ordersys import __version__
-from ordersys.api import data, orders, problems, products
+from ordersys.api import access, dashboard, data, docs, events, health, http, metrics, orders, problems, products, rates
+from ordersys.api.access import Access
+from ordersys.api.feed import Feed
+from ordersys.api.metrics import Metrics
+from ordersys.api.rates import Rates
+from ordersys.api.upstream import Upstream
 from ordersys.core import errors
 from ordersys.core.channel import Channel
 
@@ -23,11 +29,32 @@ class JsonRequest(Request):
         raise errors.InvalidArgument.of("body", f"is not JSON: {e}") from e
 
 
-def create_app(product_channel: Channel, order_channel: Channel, *, deadline: float = 5.0) -> Flask:
-    """The gateway in front of these two services, each call to them bounded by `deadline` seconds."""
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the gateway may be told; the defaults suit one machine."""
+
+    access: Access = field(default_factory=access.Open)
+    rates: Rates | None = None
+    cors_origins: tuple[str, ...] = ()  # "*" = any
+    max_streams: int = 100
+
+
+def create_app(
+    product_channel: Channel, order_channel: Channel, *, deadline: float = 5.0, options: Options | None = None
+) -> Flask:
+    """The gateway in front of these two services, each call to them bounded by `deadline` seconds.
+
+    `app.extensions["ordersys.feed"].close()` ends the event streams.
+    """
+    options = options or Options()
+    measured = Metrics()
+    product_service = Upstream("product-service", product_channel, deadline=deadline, metrics=measured)
+    order_service = Upstream("order-service", order_channel, deadline=deadline, metrics=measured)
+    feed = Feed(order_channel, max_streams=options.max_streams, metrics=measured)
     app = OpenAPI(
         "ordersys.api",
-        info=Info(title="ordersys", version=__version__, description="Products and orders over REST."),
+        info=Info(title="ordersys", version=__version__, description=docs.DESCRIPTION),
+        security_schemes=docs.SECURITY_SCHEMES,
         validation_error_status=400,
         validation_error_model=problems.Problem,
         validation_error_callback=problems.refuse,
@@ -37,19 +64,22 @@ def create_app(product_channel: Channel, order_channel: Channel, *, deadline: fl
     app.request_class = JsonRequest
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.extensions["ordersys.feed"] = feed
+    # In this order: who asks for what, may they, how often, and is it readable at all.
+    http.register(app, options.cors_origins)
+    metrics.register(app, measured)
+    access.register(app, options.access)
+    rates.register(app, options.rates, measured)
     app.before_request(_require_json_object)
     problems.register(app)
-    app.register_api(data.resource(product_channel, deadline))
-    app.register_api(products.resource(product_channel, deadline))
-    app.register_api(orders.resource(product_channel, order_channel, deadline))
-    app.add_url_rule("/openapi.json", "openapi", lambda: app.api_doc)
-    app.add_url_rule("/healthz", "healthz", _healthz)
+    app.register_api(data.resource(product_service))
+    app.register_api(products.resource(product_service))
+    app.register_api(orders.resource(product_service, order_service))
+    app.register_api(events.resource(feed))
+    app.register_api(health.resource((product_service, order_service)))
+    dashboard.register(app, order_service)
+    docs.register(app)
     return app
-
-
-def _healthz() -> dict[str, Any]:
-    """Alive: says nothing of the services behind, so that their failure does not restart the gateway."""
-    return {"status": "ok"}
 
 
 def _require_json_object() -> None:

@@ -4,7 +4,7 @@ from flask_openapi3 import APIBlueprint, Tag
 from pydantic import BaseModel
 
 from ordersys.api import problems
-from ordersys.core.channel import Channel
+from ordersys.api.upstream import Upstream
 from ordersys.core.v1 import product_pb2, product_pb2_grpc
 
 
@@ -12,14 +12,14 @@ class Data(BaseModel):
     message: str
 
 
-def resource(channel: Channel, deadline: float) -> APIBlueprint:
-    service = product_pb2_grpc.ProductServiceStub(channel.raw)
+def resource(upstream: Upstream) -> APIBlueprint:
+    service = product_pb2_grpc.ProductServiceStub(upstream.channel.raw)
     blueprint = APIBlueprint("data", __name__, url_prefix="/api", abp_tags=[Tag(name="data")])
 
     @blueprint.get("/data", operation_id="get_data", responses={"200": Data, **problems.documented()})
     def get_data() -> dict[str, str]:
         """A one-line human summary of what the Product Service holds."""
-        response = channel.call(service.GetData, product_pb2.GetDataRequest(), deadline=deadline)
+        response = upstream.call(service.GetData, product_pb2.GetDataRequest())
         return {"message": response.message}
 
     return blueprint

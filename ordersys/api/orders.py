@@ -6,8 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ordersys.api import problems
 from ordersys.api.schemas import Money, Parameters
+from ordersys.api.upstream import Upstream
 from ordersys.core import fields, ids, records
-from ordersys.core.channel import Channel
 from ordersys.core.records import Status
 from ordersys.core.v1 import order_pb2, order_pb2_grpc, product_pb2, product_pb2_grpc
 
@@ -62,10 +62,10 @@ class WriteHeader(Parameters):
     )
 
 
-def resource(product_channel: Channel, order_channel: Channel, deadline: float) -> APIBlueprint:
+def resource(product_service: Upstream, order_service: Upstream) -> APIBlueprint:
     """Placed at the door of the stock, the Product Service; read from the record of orders, the Order Service."""
-    products = product_pb2_grpc.ProductServiceStub(product_channel.raw)
-    orders = order_pb2_grpc.OrderServiceStub(order_channel.raw)
+    products = product_pb2_grpc.ProductServiceStub(product_service.channel.raw)
+    orders = order_pb2_grpc.OrderServiceStub(order_service.channel.raw)
     blueprint = APIBlueprint("orders", __name__, url_prefix=PATH, abp_tags=[Tag(name="orders")])
 
     @blueprint.post(
@@ -79,7 +79,7 @@ def resource(product_channel: Channel, order_channel: Channel, deadline: float) 
             customer_id=body.customer_id,
             lines=[order_pb2.OrderLine(product_id=each.product_id, quantity=each.quantity) for each in body.lines],
         )
-        order = product_channel.call(products.PlaceOrder, wanted, deadline=deadline).order
+        order = product_service.call(products.PlaceOrder, wanted).order
         response = _answer(order)
         response.status_code = 201
         response.location = f"{PATH}/{order.id}"
@@ -89,7 +89,7 @@ def resource(product_channel: Channel, order_channel: Channel, deadline: float) 
     def get_order(path: OrderPath) -> Response:
         """One order as it is now; 304 when `If-None-Match` names its version."""
         wanted = order_pb2.GetOrderRequest(order_id=path.id)
-        response = _answer(order_channel.call(orders.GetOrder, wanted, deadline=deadline).order)
+        response = _answer(order_service.call(orders.GetOrder, wanted).order)
         response.make_conditional(request)
         return response
 

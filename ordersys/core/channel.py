@@ -8,7 +8,7 @@ carry an idempotency key, so a repetition is applied once.
 import asyncio
 import json
 from collections.abc import AsyncIterator, Generator
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 from grpc import aio
@@ -17,6 +17,7 @@ from ordersys.core import errors, status
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
+Method: TypeAlias = "grpc.UnaryUnaryMultiCallable[Request, Response]"
 
 RETRIES = {
     "maxAttempts": 5,
@@ -63,11 +64,12 @@ class Channel:
         self.raw = grpc.insecure_channel(address, options=_options(retry))
 
     def call(
-        self, method: "grpc.UnaryUnaryMultiCallable[Request, Response]", request: Request, *, deadline: float
+        self, method: "Method[Request, Response]", request: Request, *, deadline: float, traceparent: str = ""
     ) -> Response:
         """One call within `deadline` seconds; raises what the service refused it with, or `Unavailable`."""
+        metadata = (("traceparent", traceparent),) if traceparent else None
         try:
-            return method(request, timeout=deadline)
+            return method(request, timeout=deadline, metadata=metadata)
         except grpc.RpcError as error:
             raise status.from_call(error, self.address) from error
 

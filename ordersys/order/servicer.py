@@ -104,6 +104,11 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         async for event in self._service.watch(request.after_sequence, request.order_id, request.customer_id):
             yield events.to_proto(event)
 
+    async def GetFlow(
+        self, request: order_pb2.GetFlowRequest, context: "aio.ServicerContext[Any, Any]"
+    ) -> order_pb2.GetFlowResponse:
+        raise errors.Internal
+
 
 def _command(message: order_pb2.OrderCommand, index: int) -> model.Command:
     fields.refuse(fields.text(f"commands[{index}].command_id", message.command_id))

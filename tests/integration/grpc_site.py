@@ -53,7 +53,7 @@ class Orders(order_pb2_grpc.OrderServiceServicer):
             for sequence in (1, 2):
                 yield order_pb2.OrderEvent(sequence=sequence)
             await self.actions[request.order_id]()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # by where it was when the reader left
             self.cancelled.set()
             raise
 

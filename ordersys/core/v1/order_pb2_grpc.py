@@ -70,6 +70,11 @@ class OrderServiceStub(object):
                 request_serializer=ordersys_dot_core_dot_v1_dot_order__pb2.WatchOrdersRequest.SerializeToString,
                 response_deserializer=ordersys_dot_core_dot_v1_dot_order__pb2.OrderEvent.FromString,
                 _registered_method=True)
+        self.GetFlow = channel.unary_unary(
+                '/ordersys.core.v1.OrderService/GetFlow',
+                request_serializer=ordersys_dot_core_dot_v1_dot_order__pb2.GetFlowRequest.SerializeToString,
+                response_deserializer=ordersys_dot_core_dot_v1_dot_order__pb2.GetFlowResponse.FromString,
+                _registered_method=True)
 
 
 class OrderServiceServicer(object):
@@ -126,6 +131,13 @@ class OrderServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetFlow(self, request, context):
+        """How far the events are on their way to their consumers: the outbox, and every standard queue.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OrderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -163,6 +175,11 @@ def add_OrderServiceServicer_to_server(servicer, server):
                     servicer.WatchOrders,
                     request_deserializer=ordersys_dot_core_dot_v1_dot_order__pb2.WatchOrdersRequest.FromString,
                     response_serializer=ordersys_dot_core_dot_v1_dot_order__pb2.OrderEvent.SerializeToString,
+            ),
+            'GetFlow': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFlow,
+                    request_deserializer=ordersys_dot_core_dot_v1_dot_order__pb2.GetFlowRequest.FromString,
+                    response_serializer=ordersys_dot_core_dot_v1_dot_order__pb2.GetFlowResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -355,6 +372,33 @@ class OrderService(object):
             '/ordersys.core.v1.OrderService/WatchOrders',
             ordersys_dot_core_dot_v1_dot_order__pb2.WatchOrdersRequest.SerializeToString,
             ordersys_dot_core_dot_v1_dot_order__pb2.OrderEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFlow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/ordersys.core.v1.OrderService/GetFlow',
+            ordersys_dot_core_dot_v1_dot_order__pb2.GetFlowRequest.SerializeToString,
+            ordersys_dot_core_dot_v1_dot_order__pb2.GetFlowResponse.FromString,
             options,
             channel_credentials,
             insecure,

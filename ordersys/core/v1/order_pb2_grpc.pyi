@@ -50,6 +50,8 @@ class OrderServiceStub:
     """The event log, oldest first."""
     WatchOrders: _grpc.UnaryStreamMultiCallable[_order_pb2.WatchOrdersRequest, _order_pb2.OrderEvent]
     """Sends every event after a sequence, then follows live until the caller leaves."""
+    GetFlow: _grpc.UnaryUnaryMultiCallable[_order_pb2.GetFlowRequest, _order_pb2.GetFlowResponse]
+    """How far the events are on their way to their consumers: the outbox, and every standard queue."""
 
 @_typing.type_check_only
 class OrderServiceAsyncStub(OrderServiceStub):
@@ -73,6 +75,8 @@ class OrderServiceAsyncStub(OrderServiceStub):
     """The event log, oldest first."""
     WatchOrders: _aio.UnaryStreamMultiCallable[_order_pb2.WatchOrdersRequest, _order_pb2.OrderEvent]  # type: ignore[assignment]
     """Sends every event after a sequence, then follows live until the caller leaves."""
+    GetFlow: _aio.UnaryUnaryMultiCallable[_order_pb2.GetFlowRequest, _order_pb2.GetFlowResponse]  # type: ignore[assignment]
+    """How far the events are on their way to their consumers: the outbox, and every standard queue."""
 
 class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
     """The record of every order. It alone decides whether an order exists, in which state and version."""
@@ -135,5 +139,13 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_order_pb2.OrderEvent], _abc.AsyncIterator[_order_pb2.OrderEvent]]:
         """Sends every event after a sequence, then follows live until the caller leaves."""
+
+    @_abc_1.abstractmethod
+    def GetFlow(
+        self,
+        request: _order_pb2.GetFlowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_order_pb2.GetFlowResponse, _abc.Awaitable[_order_pb2.GetFlowResponse]]:
+        """How far the events are on their way to their consumers: the outbox, and every standard queue."""
 
 def add_OrderServiceServicer_to_server(servicer: OrderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
