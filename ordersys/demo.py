@@ -157,7 +157,7 @@ def _changes(orders: Orders, done: Done) -> list[Check]:
         checks.append(Check("status of the cancelled order", "cancelled", cancelled.status.value))
     if order := next(placed, None):
         orders.ship_order(order.id)
-        delivered = orders.deliver_order(order.id)
+        delivered = orders.deliver_order(order.id).order
         done.changes += [(order.id, Change.SHIPPED), (order.id, Change.DELIVERED)]
         checks.append(Check("status of the shipped order", "delivered", delivered.status.value))
     return checks

@@ -146,21 +146,23 @@ class Orders:
             response = self._products.call(self._product_service.CancelOrder, request, deadline=self._deadline)
         return Answer(records.order_from_proto(response.order), response.replayed)
 
-    def ship_order(self, order_id: str, *, expected_version: int = 0) -> Order:
-        return self._advance(order_id, Status.SHIPPED, expected_version)
+    def ship_order(self, order_id: str, *, expected_version: int = 0, idempotency_key: str = "") -> Answer:
+        return self._advance(order_id, Status.SHIPPED, expected_version, idempotency_key)
 
-    def deliver_order(self, order_id: str, *, expected_version: int = 0) -> Order:
-        return self._advance(order_id, Status.DELIVERED, expected_version)
+    def deliver_order(self, order_id: str, *, expected_version: int = 0, idempotency_key: str = "") -> Answer:
+        return self._advance(order_id, Status.DELIVERED, expected_version, idempotency_key)
 
-    def _advance(self, order_id: str, status: Status, expected_version: int) -> Order:
-        request = _request(
-            order_pb2.AdvanceOrderRequest,
-            order_id=order_id,
-            to_status=records.STATUS_TO_PROTO[status],
-            expected_version=expected_version,
-        )
-        response = self._orders.call(self._order_service.AdvanceOrder, request, deadline=self._deadline)
-        return records.order_from_proto(response.order)
+    def _advance(self, order_id: str, status: Status, expected_version: int, idempotency_key: str) -> Answer:
+        with _repeatable(idempotency_key) as key:
+            request = _request(
+                order_pb2.AdvanceOrderRequest,
+                order_id=order_id,
+                to_status=records.STATUS_TO_PROTO[status],
+                expected_version=expected_version,
+                idempotency_key=key,
+            )
+            response = self._orders.call(self._order_service.AdvanceOrder, request, deadline=self._deadline)
+        return Answer(records.order_from_proto(response.order), response.replayed)
 
     def get_order(self, order_id: str) -> Order:
         request = _request(order_pb2.GetOrderRequest, order_id=order_id)

@@ -172,22 +172,30 @@ def cancel_order(
 
 @app.command()
 def ship_order(
-    context: typer.Context, order_id: OrderId, expected_version: Version = 0, as_json: AsJson = False
+    context: typer.Context,
+    order_id: OrderId,
+    expected_version: Version = 0,
+    idempotency_key: Key = "",
+    as_json: AsJson = False,
 ) -> None:
     """Mark a placed order as shipped."""
     with _orders(context) as orders:
-        order = orders.ship_order(order_id, expected_version=expected_version)
-    _show_order(order, as_json)
+        answer = orders.ship_order(order_id, expected_version=expected_version, idempotency_key=idempotency_key)
+    _show_answer(answer, as_json)
 
 
 @app.command()
 def deliver_order(
-    context: typer.Context, order_id: OrderId, expected_version: Version = 0, as_json: AsJson = False
+    context: typer.Context,
+    order_id: OrderId,
+    expected_version: Version = 0,
+    idempotency_key: Key = "",
+    as_json: AsJson = False,
 ) -> None:
     """Mark a shipped order as delivered."""
     with _orders(context) as orders:
-        order = orders.deliver_order(order_id, expected_version=expected_version)
-    _show_order(order, as_json)
+        answer = orders.deliver_order(order_id, expected_version=expected_version, idempotency_key=idempotency_key)
+    _show_answer(answer, as_json)
 
 
 @app.command()

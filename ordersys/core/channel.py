@@ -29,8 +29,6 @@ RETRIES = {
 SERVICE_CONFIG = {
     "methodConfig": [
         {"name": [{}], "retryPolicy": RETRIES},
-        # It carries no key: repeated after a lost answer it would be refused although it had been done.
-        {"name": [{"service": "ordersys.core.v1.OrderService", "method": "AdvanceOrder"}]},
     ],
     "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.5},
 }

@@ -17,12 +17,16 @@ TRANSITIONS: dict[Change, tuple[tuple[Status, ...], Status]] = {
 ADVANCES = {Status.SHIPPED: Change.SHIPPED, Status.DELIVERED: Change.DELIVERED}
 """The statuses that AdvanceOrder leads to: the transitions that move no stock."""
 
+_KEYED = "key:"  # before the key of a caller, to tell it from the command ids of the Product Service
 _WORDS = {Change.LINES: "changed"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """One change to one order. `command_id` is empty for changes that were not asked for by the Product Service."""
+    """One change to one order. `command_id` is empty for a change that is not protected against repetition.
+
+    The same command id with another `fingerprint` is another command, and refused.
+    """
 
     command_id: str
     order_id: str
@@ -32,6 +36,7 @@ class Command:
     lines: tuple[Line, ...] = ()
     currency: str = ""
     traceparent: str = ""
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,7 @@ class Settle:
 @dataclass(frozen=True, slots=True)
 class Accepted:
     order: Order
+    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,26 @@ def apply(order: Order | None, command: Command, now: int) -> Order:
         created_at=order.created_at,
         updated_at=max(now, order.updated_at),
     )
+
+
+def advance(
+    order_id: str, to_status: Status | None, expected_version: int, *, key: str = "", traceparent: str = ""
+) -> Command:
+    """The command that AdvanceOrder asks for; raises InvalidArgument for a status it does not lead to."""
+    change = check_advance(to_status)
+    return Command(
+        command_id=f"{_KEYED}{key}" if key else "",
+        order_id=order_id,
+        change=change,
+        expected_version=expected_version,
+        traceparent=traceparent,
+        fingerprint=f"{change} {expected_version} {order_id}" if key else "",
+    )
+
+
+def reused(command: Command) -> errors.IdempotencyKeyReused:
+    """What a command is refused with whose id was used before for something else."""
+    return errors.IdempotencyKeyReused.of(command.command_id.removeprefix(_KEYED))
 
 
 def check_advance(to_status: Status | None) -> Change:

@@ -67,20 +67,16 @@ class OrderService:
                 raise result
         return [None if isinstance(result, BaseException) else result for result in results]
 
-    async def advance(self, order_id: str, to_status: Status | None, expected_version: int, traceparent: str) -> Order:
-        """Ship or deliver; raises the refusal."""
-        command = model.Command(
-            command_id="",
-            order_id=order_id,
-            change=model.check_advance(to_status),
-            expected_version=expected_version,
-            traceparent=traceparent,
-        )
+    async def advance(
+        self, order_id: str, to_status: Status | None, expected_version: int, *, key: str = "", traceparent: str = ""
+    ) -> Accepted:
+        """Ship or deliver, with a key once only; raises the refusal."""
+        command = model.advance(order_id, to_status, expected_version, key=key, traceparent=traceparent)
         outcome = await self._writer.submit(command)
         if isinstance(outcome, Refused):
             raise outcome.error
-        assert isinstance(outcome, Accepted)  # noqa: S101 - a command without an id cannot have been voided
-        return outcome.order
+        assert isinstance(outcome, Accepted)  # noqa: S101 - nobody settles a command that is not from product-service
+        return outcome
 
     async def order(self, order_id: str) -> Order:
         order = await self._store.order(order_id)

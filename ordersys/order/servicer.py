@@ -66,15 +66,21 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
     async def AdvanceOrder(
         self, request: order_pb2.AdvanceOrderRequest, context: "aio.ServicerContext[Any, Any]"
     ) -> order_pb2.AdvanceOrderResponse:
-        fields.refuse(fields.text("order_id", request.order_id))
-        fields.refuse(fields.version("expected_version", request.expected_version))
-        order = await self._service.advance(
+        fields.refuse(
+            [
+                *fields.key(request.idempotency_key),
+                *fields.text("order_id", request.order_id),
+                *fields.version("expected_version", request.expected_version),
+            ]
+        )
+        done = await self._service.advance(
             request.order_id,
             records.STATUS_FROM_PROTO.get(request.to_status),
             request.expected_version,
-            traceparent(context),
+            key=request.idempotency_key,
+            traceparent=traceparent(context),
         )
-        return order_pb2.AdvanceOrderResponse(order=records.order_to_proto(order))
+        return order_pb2.AdvanceOrderResponse(order=records.order_to_proto(done.order), replayed=done.replayed)
 
     async def ListEvents(
         self, request: order_pb2.ListEventsRequest, context: "aio.ServicerContext[Any, Any]"

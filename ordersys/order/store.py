@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -175,7 +175,7 @@ class _Batch:
         self._orders: dict[str, Order] = {}
         self._new: set[str] = set()
         self._changed: set[str] = set()
-        self._outcomes: dict[str, model.Outcome] = {}  # by command id
+        self._outcomes: dict[str, tuple[str, model.Outcome]] = {}  # by command id: its fingerprint, what became of it
         self._recorded: list[dict[str, Any]] = []
         self._changes: list[tuple[model.Command, Order]] = []
 
@@ -186,11 +186,12 @@ class _Batch:
         return outcomes
 
     def _load(self, items: Sequence[model.Command | model.Settle]) -> None:
-        for row in self._rows(order_commands, order_commands.c.command_id, {each.command_id for each in items} - {""}):
-            self._outcomes[row.command_id] = self._outcome(row)
+        # Orders first: who has waited for their locks sees what became of the same command in another process.
         existing = {each.order_id for each in items if isinstance(each, model.Command)}
         for row in self._rows(orders, orders.c.id, existing, lock=True):
             self._orders[row.id] = _order(row)
+        for row in self._rows(order_commands, order_commands.c.command_id, {each.command_id for each in items} - {""}):
+            self._outcomes[row.command_id] = (row.fingerprint, self._outcome(row))
 
     def _outcome(self, row: Any) -> model.Outcome:
         if row.refusal is not None:
@@ -207,13 +208,16 @@ class _Batch:
 
     def _apply(self, command: model.Command) -> model.Outcome:
         if command.command_id in self._outcomes:
-            return self._outcomes[command.command_id]
+            fingerprint, outcome = self._outcomes[command.command_id]
+            if fingerprint != command.fingerprint:
+                return model.Refused(model.reused(command))
+            return replace(outcome, replayed=True) if isinstance(outcome, model.Accepted) else outcome
         before = self._orders.get(command.order_id)
         try:
             order = model.apply(before, command, self._now)
         except errors.OrdersysError as error:
             refusal = json.dumps({"code": error.code, "message": error.message, "metadata": error.metadata})
-            return self._record(command.command_id, model.Refused(error), refusal=refusal)
+            return self._record(command.command_id, model.Refused(error), command.fingerprint, refusal)
         self._orders[order.id] = order
         if before is None:
             self._new.add(order.id)
@@ -221,18 +225,20 @@ class _Batch:
             self._changed.add(order.id)
         self._changes.append((command, order))
         if command.command_id:
-            self._outcomes[command.command_id] = model.Accepted(order)
+            self._outcomes[command.command_id] = (command.fingerprint, model.Accepted(order))
         return model.Accepted(order)
 
     def _settle(self, item: model.Settle) -> model.Outcome:
         if item.command_id in self._outcomes:
-            return self._outcomes[item.command_id]
+            return self._outcomes[item.command_id][1]
         return self._record(item.command_id, model.Void())
 
-    def _record(self, command_id: str, outcome: model.Outcome, *, refusal: str | None = None) -> model.Outcome:
+    def _record(
+        self, command_id: str, outcome: model.Outcome, fingerprint: str = "", refusal: str | None = None
+    ) -> model.Outcome:
         if command_id:
-            self._outcomes[command_id] = outcome
-            self._recorded.append({"command_id": command_id, "order_id": None, "sequence": None, "refusal": refusal})
+            self._outcomes[command_id] = (fingerprint, outcome)
+            self._recorded.append(_command_row(command_id, fingerprint, refusal=refusal))
         return outcome
 
     def _save(self, new_id: Callable[[], str]) -> None:
@@ -256,14 +262,8 @@ class _Batch:
                 )
                 log.append(_event_row(event))
                 if command.command_id:
-                    self._recorded.append(
-                        {
-                            "command_id": command.command_id,
-                            "order_id": order.id,
-                            "sequence": sequence,
-                            "refusal": None,
-                        }
-                    )
+                    row = _command_row(command.command_id, command.fingerprint, order_id=order.id, sequence=sequence)
+                    self._recorded.append(row)
             connection.execute(order_events.insert(), log)
             connection.execute(order_outbox.insert(), [{"sequence": row["sequence"]} for row in log])
         if self._recorded:
@@ -292,6 +292,23 @@ class _Batch:
 
 
 _change = orders.update().where(orders.c.id == sa.bindparam("order"))
+
+
+def _command_row(
+    command_id: str,
+    fingerprint: str,
+    *,
+    order_id: str | None = None,
+    sequence: int | None = None,
+    refusal: str | None = None,
+) -> dict[str, Any]:
+    return {
+        "command_id": command_id,
+        "fingerprint": fingerprint,
+        "order_id": order_id,
+        "sequence": sequence,
+        "refusal": refusal,
+    }
 
 
 def _order(row: Any) -> Order:

@@ -48,6 +48,7 @@ order_commands = sa.Table(  # what became of each: accepted (its order and event
     sa.Column("order_id", TEXT),
     sa.Column("sequence", sa.BigInteger),
     sa.Column("refusal", TEXT),
+    sa.Column("fingerprint", TEXT, nullable=False),  # empty where the id alone says what was asked
 )
 order_sequence = sa.Table(
     "order_sequence",

@@ -107,7 +107,7 @@ def test_a_repeated_command_gets_its_first_result_and_no_second_event(orders: Or
     made, no = apply(orders, first, refused)
     apply(orders, change("o1", Change.SHIPPED))
     again, still_no, within = apply(orders, first, refused, first)
-    assert made == again == within
+    assert accepted(made) == accepted(again) == accepted(within)
     assert accepted(again).version == 1
     assert refusals([no]) == refusals([still_no]) == ["invalid_transition"]
     assert isinstance(no, Refused)
@@ -280,3 +280,64 @@ def test_a_command_whose_event_is_forgotten_is_never_called_void(orders: OrderSt
     settled, repeated = apply(orders, Settle(command.command_id), command)
     assert accepted(settled) == accepted(repeated) == shipped
     assert log(orders) == []
+
+
+# --- commands that a caller names by a key ---------------------------------------------------------------------------
+
+
+def ship(order_id: str, key: str = "k", version: int = 1) -> Command:
+    return model.advance(order_id, Status.SHIPPED, version, key=key)
+
+
+def test_a_key_is_applied_once_and_answered_alike(orders: OrderStore) -> None:
+    apply(orders, place("o1"))
+    first, second = apply(orders, ship("o1"), ship("o1"))
+    assert isinstance(first, Accepted)
+    assert not first.replayed
+    assert second == Accepted(first.order, replayed=True)
+    apply(orders, change("o1", Change.DELIVERED))
+    assert apply(orders, ship("o1")) == [second]
+    assert [event.change for event in log(orders)] == [Change.CREATED, Change.SHIPPED, Change.DELIVERED]
+
+
+def test_a_refusal_is_the_answer_to_its_key(orders: OrderStore) -> None:
+    apply(orders, place("o1"))
+    refused = [apply(orders, model.advance("o1", Status.DELIVERED, 0, key="k"))[0] for _ in range(2)]
+    apply(orders, ship("o1", "other"))
+    refused += apply(orders, model.advance("o1", Status.DELIVERED, 0, key="k"))
+    assert [type(each.error) for each in refused if isinstance(each, Refused)] == [errors.InvalidTransition] * 3
+
+
+@pytest.mark.parametrize(
+    "other",
+    [ship("o2"), ship("o1", version=2), model.advance("o1", Status.DELIVERED, 1, key="k")],
+    ids=["order", "version", "status"],
+)
+def test_a_key_with_another_body_is_refused_and_changes_nothing(orders: OrderStore, other: Command) -> None:
+    apply(orders, place("o1"), place("o2"))
+    for batch in ([ship("o1"), other], [other]):
+        outcome = apply(orders, *batch)[-1]
+        assert isinstance(outcome, Refused)
+        assert isinstance(outcome.error, errors.IdempotencyKeyReused)
+        assert outcome.error.metadata == {"idempotency_key": "k"}
+    assert len(log(orders)) == 3
+
+
+def test_a_key_that_comes_to_two_processes_at_once_is_applied_once(database_url: str, orders: OrderStore) -> None:
+    other = Database(database_url)
+
+    async def at_once(order_id: str) -> list[model.Outcome]:
+        both = [
+            store.apply([ship(order_id, order_id)], ids.now_us(), ids.uuid7) for store in (orders, OrderStore(other))
+        ]
+        return [outcome for outcomes in await asyncio.gather(*both) for outcome in outcomes]
+
+    order_ids = [f"o{number}" for number in range(20)]
+    try:
+        apply(orders, *map(place, order_ids))
+        for order_id in order_ids:
+            outcomes = asyncio.run(at_once(order_id))
+            assert sorted(each.replayed for each in outcomes if isinstance(each, Accepted)) == [False, True]
+    finally:
+        other.close()
+    assert len(log(orders)) == 40

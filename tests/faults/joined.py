@@ -160,7 +160,7 @@ class System:
 
     async def advance(self, order_id: str, status: Status, version: int) -> Told:
         try:
-            order = await self._orders.advance(order_id, status, version, "")
+            order = (await self._orders.advance(order_id, status, version)).order
         except errors.OrdersysError as error:
             return error.code
         lines = tuple((each.product_id, each.quantity) for each in order.lines)

@@ -60,13 +60,8 @@ class Shop:
         return await self._ask(lambda: replace(cancel(order.id), expected_version=order.version))
 
     async def ship(self, order: order_pb2.Order) -> None:
-        """It has no key: the version tells whether an attempt without an answer was carried out."""
-
-        async def once() -> None:
-            if (await self.order_service.order(order.id)).version == order.version:
-                await self.order_service.advance(order.id, Status.SHIPPED, order.version, "")
-
-        await self._until_answered(once)
+        key = ids.uuid7()
+        await self._until_answered(lambda: self.order_service.advance(order.id, Status.SHIPPED, order.version, key=key))
 
     async def _ask(self, request: Callable[[], model.OrderCommand]) -> order_pb2.Order:
         """The answer, asked for once more when it has come: it must be the same again."""

@@ -67,8 +67,8 @@ def test_an_order_lives_its_life(orders: Orders, services: FakeServices) -> None
     [request] = services.received("UpdateOrder")
     assert (request.order_id, request.expected_version) == (order_id, 1)
 
-    assert orders.ship_order(order_id, expected_version=2).status is Status.SHIPPED
-    assert orders.deliver_order(order_id).status is Status.DELIVERED
+    assert orders.ship_order(order_id, expected_version=2).order.status is Status.SHIPPED
+    assert orders.deliver_order(order_id).order.status is Status.DELIVERED
     assert [request.expected_version for request in services.received("AdvanceOrder")] == [2, 0]
     assert orders.get_order(order_id) == services.found(order_id)
 

@@ -51,6 +51,7 @@ def upgrade() -> None:
         sa.Column("order_id", TEXT),
         sa.Column("sequence", sa.BigInteger),
         sa.Column("refusal", TEXT),
+        sa.Column("fingerprint", TEXT, nullable=False),
     )
     op.create_table(
         "order_sequence",
