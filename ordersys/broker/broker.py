@@ -83,6 +83,15 @@ class Failed:
         return math.ceil((self.wait or 0.0) * 1000)
 
 
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How many messages a queue and those that belong to it hold; what a consumer holds unsettled is not counted."""
+
+    ready: int  # wait for a consumer
+    retrying: int  # rest before another try
+    dead: int
+
+
 class Publisher(Protocol):
     def publish(self, messages: Sequence[Message], timeout: float = 10.0) -> list[Outcome]:
         """Send all, pipelined, and wait until each is confirmed, returned or failed: one outcome per message, in order.
@@ -135,6 +144,12 @@ class Broker(Protocol):
     def ping(self) -> None:
         """Raise `Unavailable` when the broker cannot be reached now."""
 
+    def depths(self, queues: Sequence[Queue], timeout: float = 2.0) -> dict[str, Depth]:
+        """How deep these queues are at about this moment, by name; a queue that does not exist holds nothing.
+
+        May be called on any thread. Raises `Unavailable` when the broker has not said so within `timeout` seconds.
+        """
+
     def close(self) -> None: ...
 
 
@@ -177,6 +192,12 @@ def check_prefetch(prefetch: int) -> None:
     """Raises UsageError unless AMQP can count that far, in 16 bits; it takes 0 for no limit at all."""
     if not 1 <= prefetch <= 65_535:
         raise errors.UsageError(f"prefetch {prefetch}: expected 1 to 65535 messages")
+
+
+def depth(queue: Queue, counts: Mapping[str, int]) -> Depth:
+    """The depth of a queue from the messages in each queue by name; one that is not named has none."""
+    retrying = sum(counts.get(each, 0) for each in queue.retries)
+    return Depth(counts.get(queue.name, 0), retrying, counts.get(queue.dead_letters, 0))
 
 
 def origin(headers: Headers, exchange: str, routing_key: str) -> tuple[str, str]:

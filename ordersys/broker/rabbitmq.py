@@ -3,7 +3,8 @@
 Each publisher and each subscription has a connection and a thread of its own.
 """
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from pika import BlockingConnection, URLParameters
@@ -13,7 +14,9 @@ from pika.channel import Channel
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from ordersys.broker import broker
+from ordersys.broker.broker import Depth
 from ordersys.broker.rabbitmq_consumer import RabbitSubscription
+from ordersys.broker.rabbitmq_depths import RabbitDepths
 from ordersys.broker.rabbitmq_link import reason
 from ordersys.broker.rabbitmq_publisher import RabbitPublisher
 from ordersys.core import errors
@@ -44,6 +47,8 @@ class RabbitBroker:
         self._address = f"{self._parameters.host}:{self._parameters.port}"
         self._topologies: list[Topology] = []
         self._parts = broker.Parts()
+        self._depths: RabbitDepths | None = None
+        self._counting = threading.Lock()
 
     def declare(self, topology: Topology) -> None:
         with self._connection() as connection:
@@ -61,6 +66,12 @@ class RabbitBroker:
     def ping(self) -> None:
         with self._connection():
             pass  # it answered, and let us in
+
+    def depths(self, queues: Sequence[Queue], timeout: float = 2.0) -> dict[str, Depth]:
+        with self._counting:  # who never asks has no connection for it
+            if self._depths is None:
+                self._depths = self._parts.add(RabbitDepths(self._parameters))
+        return self._depths.depths(queues, timeout)
 
     def close(self) -> None:
         self._parts.close()
