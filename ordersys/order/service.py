@@ -10,6 +10,7 @@ from ordersys.core.batch import Batcher, Entry
 from ordersys.core.events import Change, Event, Logged
 from ordersys.core.records import Order, Status
 from ordersys.order import model
+from ordersys.order.flow import Depths, Flow, Gauge
 from ordersys.order.model import Accepted, Outcome, Refused, Settle
 
 logger = logging.getLogger(__name__)
@@ -31,16 +32,21 @@ class Store(Protocol):
         self, *, after: int, order_id: str, change: Change | None, since: int, limit: int
     ) -> list[Logged]: ...
     async def events_after(self, sequence: int, *, order_id: str, customer_id: str, limit: int) -> list[Event]: ...
+    async def outbox(self) -> tuple[int, int]: ...
 
 
 class OrderService:
-    """`committed` is called after every transaction that may have made events; it must not block."""
+    """`committed` is called after every transaction that may have made events; it must not block.
+
+    `depths` says how deep the broker's queues are, on a thread of its own.
+    """
 
     def __init__(
         self,
         store: Store,
         committed: Callable[[], None],
         *,
+        depths: Depths = dict,
         clock: Callable[[], int] = ids.now_us,
         new_id: Callable[[], str] = ids.uuid7,
         max_waiting: int = 10_000,
@@ -52,6 +58,7 @@ class OrderService:
         self._writer: Batcher[Item, Outcome] = Batcher(
             "order-writer", self._write, max_batch=512, max_waiting=max_waiting
         )
+        self._gauge = Gauge(store, depths)
         self._news = asyncio.Event()
         self._closing = False
 
@@ -106,6 +113,10 @@ class OrderService:
         )
         page = found[:limit]
         return page, pages.token(page[-1].event.sequence) if len(found) > limit else ""
+
+    async def flow(self) -> Flow:
+        """How far the events are on their way, at most a second old; with a broker that is away too."""
+        return await self._gauge.read()
 
     async def watch(self, after: int, order_id: str, customer_id: str) -> AsyncIterator[Event]:
         """Every event after a sequence, then live, until the caller leaves or the service drains."""

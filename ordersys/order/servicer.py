@@ -113,7 +113,16 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
     async def GetFlow(
         self, request: order_pb2.GetFlowRequest, context: "aio.ServicerContext[Any, Any]"
     ) -> order_pb2.GetFlowResponse:
-        raise errors.Internal
+        flow = await self._service.flow()
+        return order_pb2.GetFlowResponse(
+            outbox_depth=flow.outbox_depth,
+            outbox_oldest=records.timestamp(flow.outbox_oldest) if flow.outbox_oldest else None,
+            queues=[
+                order_pb2.QueueDepth(name=name, ready=depth.ready, retrying=depth.retrying, dead=depth.dead)
+                for name, depth in flow.queues.items()
+            ],
+            broker_problem=flow.broker_problem,
+        )
 
 
 def _command(message: order_pb2.OrderCommand, index: int) -> model.Command:

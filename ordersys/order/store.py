@@ -100,6 +100,19 @@ class OrderStore:
         rows = await self.database.read_soon(lambda connection: connection.execute(query).all())
         return [Logged(event=events.decode(row.body), published=row.waiting is None) for row in rows]
 
+    async def outbox(self) -> tuple[int, int]:
+        """How many events the broker has not confirmed, and when the oldest was made (microseconds; 0 with none)."""
+        oldest = (
+            sa.select(order_events.c.at)
+            .join(order_outbox, order_outbox.c.sequence == order_events.c.sequence)
+            .order_by(order_outbox.c.sequence)
+            .limit(1)
+            .scalar_subquery()
+        )
+        query = sa.select(sa.func.count(), oldest).select_from(order_outbox)
+        count, at = await self.database.read_soon(lambda connection: connection.execute(query).one())
+        return count, at or 0
+
     async def prune(self, before: int, limit: int) -> int:
         """Forget at most `limit` events that are published and older than this; how many.
 
