@@ -8,14 +8,16 @@ import threading
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from alembic.migration import MigrationContext
-from alembic.operations import Operations
-from alembic.script import ScriptDirectory
 
 from ordersys.core import errors
 from ordersys.core.database import Database
+
+if TYPE_CHECKING:  # loaded where there is something to migrate: it takes a quarter of a role's start
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
 
 _alembic_op = threading.Lock()  # `alembic.op` is one per process: services that start together take turns
 
@@ -37,6 +39,11 @@ def upgrade(database: Database, chain: Chain) -> tuple[str, str]:
     Raises UsageError when the database was upgraded by a newer ordersys than this one.
     """
 
+    newest = _newest(chain)
+    if newest and database.read(lambda connection: _revision(connection, chain)) == newest:
+        return newest, newest
+    from alembic.operations import Operations
+
     def work(connection: sa.Connection) -> tuple[str, str]:
         database.exclusive(connection)
         script = _script(chain)
@@ -57,13 +64,31 @@ def current(database: Database, chain: Chain) -> tuple[str, str]:
     return found or "", script.get_current_head() or ""
 
 
-def _script(chain: Chain) -> ScriptDirectory:
+def _newest(chain: Chain) -> str:
+    """The newest revision by the names of the files: `0002_more.py` in the room `order` is `order_0002`."""
+    names = [each.name for each in (resources.files(chain.package) / "migrations").iterdir()]
+    numbers = [name[:4] for name in names if name[:4].isdigit()]
+    return f"{chain.package.rpartition('.')[2]}_{max(numbers)}" if numbers else ""
+
+
+def _revision(connection: sa.Connection, chain: Chain) -> str:
+    if not sa.inspect(connection).has_table(chain.version_table):
+        return ""
+    query = sa.select(sa.column("version_num")).select_from(sa.table(chain.version_table))
+    return connection.execute(query).scalar_one_or_none() or ""
+
+
+def _script(chain: Chain) -> "ScriptDirectory":
+    from alembic.script import ScriptDirectory
+
     folder = Path(str(resources.files(chain.package))) / "migrations"
     return ScriptDirectory(str(folder), version_locations=[str(folder)])
 
 
-def _context(connection: sa.Connection, chain: Chain, script: ScriptDirectory) -> MigrationContext:
-    def to_head(revision: str | tuple[str, ...], _context: MigrationContext) -> list[object]:
+def _context(connection: sa.Connection, chain: Chain, script: "ScriptDirectory") -> "MigrationContext":
+    from alembic.migration import MigrationContext
+
+    def to_head(revision: str | tuple[str, ...], _context: "MigrationContext") -> list[object]:
         return list(script._upgrade_revs("head", revision))  # type: ignore[arg-type]  # noqa: SLF001
 
     return MigrationContext.configure(
@@ -71,7 +96,7 @@ def _context(connection: sa.Connection, chain: Chain, script: ScriptDirectory) -
     )
 
 
-def _refuse_newer(script: ScriptDirectory, revision: str, database: Database) -> None:
+def _refuse_newer(script: "ScriptDirectory", revision: str, database: Database) -> None:
     known = {each.revision for each in script.walk_revisions()}
     if revision and revision not in known:
         raise errors.UsageError(
