@@ -109,9 +109,12 @@ class FakeChannel(Channel):
         self.deadlines: list[float] = []
         self._servicer = servicer
 
-    def call(self, method: Any, request: Any, *, deadline: float) -> Any:
+    def call(self, method: Any, request: Any, *, deadline: float, traceparent: str = "") -> Any:
         self.deadlines.append(deadline)
         return asyncio.run(getattr(self._servicer, method)(request, None))
+
+    def healthy(self, service: str, *, deadline: float) -> bool:
+        return self._servicer.failure is None
 
 
 class _Names:

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import grpc
 from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ordersys.core import errors, status
 
@@ -29,6 +30,7 @@ RETRIES = {
 SERVICE_CONFIG = {
     "methodConfig": [
         {"name": [{}], "retryPolicy": RETRIES},
+        {"name": [{"service": "grpc.health.v1.Health"}]},  # who asks wants to know how it is now
     ],
     "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.5},
 }
@@ -70,6 +72,15 @@ class Channel:
             return method(request, timeout=deadline, metadata=metadata)
         except grpc.RpcError as error:
             raise status.from_call(error, self.address) from error
+
+    def healthy(self, service: str, *, deadline: float) -> bool:
+        """True when the server says within `deadline` seconds that it serves this (grpc.health.v1); "" = as a whole."""
+        check = health_pb2_grpc.HealthStub(self.raw).Check
+        try:
+            answer = check(health_pb2.HealthCheckRequest(service=service), timeout=deadline)
+        except grpc.RpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     def stream(
         self, method: "grpc.UnaryStreamMultiCallable[Request, Response]", request: Request

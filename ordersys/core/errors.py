@@ -5,6 +5,7 @@ OrdersysError
  ├ ProductNotFound         product_not_found
  ├ OrderNotFound           order_not_found
  ├ DeadLetterNotFound      dead_letter_not_found
+ ├ KeyNotFound             key_not_found            an API key, not an idempotency key
  ├ InsufficientStock       insufficient_stock
  ├ InvalidTransition       invalid_transition       the order's status does not allow the change
  ├ VersionConflict         version_conflict         the order changed since the caller read it
@@ -12,6 +13,7 @@ OrdersysError
  ├ Unauthenticated         unauthenticated
  ├ PermissionDenied        permission_denied
  ├ Unavailable             unavailable              try again; what was asked may have happened
+ │  └ NoAnswer             unavailable              the same, and not even a refusal came
  ├ Internal                internal                 a fault of ours; says nothing of the inside
  └ UsageError              usage                    wrong setting, flag or file on this machine; never crosses the wire
 """
@@ -76,6 +78,14 @@ class DeadLetterNotFound(OrdersysError):
         return cls(f"no such dead letter: {', '.join(letter_ids)}; `ordersys dlq list` shows those there are")
 
 
+class KeyNotFound(OrdersysError):
+    code = "key_not_found"
+
+    @classmethod
+    def of(cls, key_id: str) -> "KeyNotFound":
+        return cls(f"there is no API key {key_id!r}; `ordersys keys list` shows those there are")
+
+
 class InsufficientStock(OrdersysError):
     code = "insufficient_stock"
 
@@ -133,6 +143,10 @@ class Unavailable(OrdersysError):
     def __init__(self, message: str, retry_after: float = 0.5, metadata: Mapping[str, str] | None = None) -> None:
         super().__init__(message, metadata)
         self.retry_after = retry_after  # seconds, google.rpc.RetryInfo
+
+
+class NoAnswer(Unavailable):
+    """The service itself said nothing: no connection, or no answer before the deadline."""
 
 
 class Internal(OrdersysError):

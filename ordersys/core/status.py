@@ -92,7 +92,9 @@ def from_call(call: grpc.RpcError, address: str) -> errors.OrdersysError:
     if code is grpc.StatusCode.PERMISSION_DENIED:
         return errors.PermissionDenied(message)
     if code in _UNKNOWN_OUTCOME:
-        return errors.Unavailable(f"{address}: {code.name}: {message}", metadata={"address": address})
+        # Who has run out of something is there; the other three come from the wire, or from a server that is going.
+        kind = errors.Unavailable if code is grpc.StatusCode.RESOURCE_EXHAUSTED else errors.NoAnswer
+        return kind(f"{address}: {code.name}: {message}", metadata={"address": address})
     return errors.Internal(f"{address}: {code.name}: {message}")
 
 
