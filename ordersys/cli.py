@@ -16,7 +16,7 @@ import typer
 from ordersys import __version__
 from ordersys.client import verbs
 from ordersys.core import errors
-from ordersys.operate import books, messages, setup
+from ordersys.operate import access, books, messages, setup
 
 if TYPE_CHECKING:
     from ordersys.lifecycle import Part
@@ -36,6 +36,7 @@ _OPERATION = "Operation"
 app.command("config", rich_help_panel=_OPERATION)(setup.config)
 app.add_typer(setup.database, name="db", rich_help_panel=_OPERATION)
 app.add_typer(setup.exchanges, name="topology", rich_help_panel=_OPERATION)
+app.add_typer(access.keys, name="keys", rich_help_panel=_OPERATION)
 app.add_typer(messages.dead, name="dlq", rich_help_panel=_OPERATION)
 app.add_typer(messages.log, name="events", rich_help_panel=_OPERATION)
 app.add_typer(books.inventory, name="inventory", rich_help_panel=_OPERATION)

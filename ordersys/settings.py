@@ -19,6 +19,7 @@ _OF_THE_TESTS = f"{PREFIX}FAULT_"  # how long and where the fault suite runs: no
 _PACKAGE = Path(__file__).resolve().parent
 _RATE = re.compile(r"[1-9][0-9]{0,8}/[1-9][0-9]{0,4}")
 _ORIGIN = re.compile(r"https?://[^\s/]+")
+_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 _HOST_PORT = re.compile(r"(?:\[[^\s\[\]/@]+\]|[^\s:\[\]/@]+):([0-9]{1,5})")
 
 
@@ -44,6 +45,12 @@ def _broker_url(value: str) -> str:
 def _rate_limit(value: str) -> str:
     if value != "off" and _RATE.fullmatch(value) is None:
         raise ValueError(f"{value!r} is not REQUESTS/SECONDS, for example 600/60, and not off")
+    return value
+
+
+def _jwks_url(value: str) -> str:
+    if value and (re.fullmatch(r"https?://[^\s/]\S*", value) is None):
+        raise ValueError("expected https://HOST/PATH of a JSON Web Key Set")
     return value
 
 
@@ -96,6 +103,18 @@ class Settings(BaseSettings):
     api_cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="web origins that may call the API, for example https://shop.example; * = any"
     )
+    api_jwt_jwks_url: Annotated[str, AfterValidator(_jwks_url)] = Field(
+        default="", repr=False, description="https://... of the keys whose bearer tokens the API takes"
+    )
+    api_jwt_public_key_file: str = Field(default="", description="the same as one public key in a PEM file")
+    api_jwt_issuer: str = Field(default="", description="who must have issued a bearer token: its claim iss")
+    api_jwt_audience: str = Field(default="", description="whom a bearer token must be for: its claim aud")
+    api_jwt_algorithms: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("RS256", "ES256"), description="the algorithms that a bearer token may be signed with"
+    )
+    api_jwt_customer_claim: str = Field(
+        default="customer_id", min_length=1, description="the claim that ties a bearer token to one customer"
+    )
     data: Path = Field(default_factory=default_data, description="folder of the JSON seed files")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level logged")
     log_format: Literal["auto", "console", "json"] = Field(
@@ -115,7 +134,7 @@ class Settings(BaseSettings):
         default=10.0, ge=0, le=3600, description="how long work in flight may take after SIGTERM"
     )
 
-    @field_validator("retry_waits", "api_cors_origins", mode="before")
+    @field_validator("retry_waits", "api_cors_origins", "api_jwt_algorithms", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -133,6 +152,16 @@ class Settings(BaseSettings):
         for origin in value:
             if origin != "*" and _ORIGIN.fullmatch(origin) is None:
                 raise ValueError(f"{origin!r} is not an origin, for example https://shop.example, and not *")
+        return value
+
+    @field_validator("api_jwt_algorithms")
+    @classmethod
+    def _asymmetric(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        # With HS256 the public key would be the secret that signs, with `none` nothing would (RFC 8725 section 2.1).
+        if wrong := [each for each in value if each not in _ALGORITHMS]:
+            raise ValueError(f"{wrong[0]!r} is not taken: there are {', '.join(_ALGORITHMS)}")
+        if not value:
+            raise ValueError(f"names no algorithm: there are {', '.join(_ALGORITHMS)}")
         return value
 
     @field_validator("home", "data")

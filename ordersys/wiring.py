@@ -15,6 +15,8 @@ from ordersys.lifecycle import Part
 from ordersys.settings import Settings
 
 if TYPE_CHECKING:
+    from ordersys.api.access import Guard
+    from ordersys.api.store import KeyStore
     from ordersys.notify.consumer import Notifier
     from ordersys.notify.inbox import Attempt
 
@@ -40,6 +42,7 @@ def broker(settings: Settings) -> Broker:
 
 def chains(settings: Settings) -> list[tuple[str, str, migrations.Chain]]:
     """(service, database URL, its migrations) of every service that has a database."""
+    from ordersys.api import store as api_store
     from ordersys.notify import inbox
     from ordersys.order import store as order_store
     from ordersys.product import store as product_store
@@ -48,6 +51,7 @@ def chains(settings: Settings) -> list[tuple[str, str, migrations.Chain]]:
         ("product", settings.product_database_url, product_store.CHAIN),
         ("order", settings.order_database_url, order_store.CHAIN),
         ("notify", settings.notify_database_url, inbox.CHAIN),
+        ("api", settings.api_database_url, api_store.CHAIN),
     ]
 
 
@@ -78,6 +82,15 @@ def stock_ledger(settings: Settings) -> dict[str, int]:
 
     with _opened(settings.product_database_url, CHAIN) as database:
         return ProductStore(database).ledger()
+
+
+@contextmanager
+def api_keys(settings: Settings) -> "Iterator[KeyStore]":
+    """The API's keys, to make and to revoke some."""
+    from ordersys.api.store import CHAIN, KeyStore
+
+    with _opened(settings.api_database_url, CHAIN) as database:
+        yield KeyStore(database)
 
 
 @contextmanager
@@ -261,10 +274,12 @@ class ApiPart(_Started):
         from ordersys.core.channel import Channel
 
         settings = self._settings
+        guard = await self._guard()
         products, orders = (Channel(where()) for where in self._services)
         self.undo(lambda _: asyncio.to_thread(products.close))
         self.undo(lambda _: asyncio.to_thread(orders.close))
         options = Options(
+            access=guard,
             rates=rates_of(settings.api_rate_limit),
             cors_origins=settings.api_cors_origins,
             max_streams=settings.api_max_streams,
@@ -277,6 +292,27 @@ class ApiPart(_Started):
         self.undo(lambda _: asyncio.to_thread(app.extensions["ordersys.feed"].close))
         self.address = server.address
         logger.info("%s listens on http://%s", self.name, self.address)
+
+    async def _guard(self) -> "Guard":
+        from ordersys.api.access import Guard
+        from ordersys.api.keyring import KeyRing
+        from ordersys.api.store import CHAIN, KeyStore
+        from ordersys.api.tokens import tokens_of
+
+        settings = self._settings
+        tokens = tokens_of(
+            jwks_url=settings.api_jwt_jwks_url,
+            public_key_file=settings.api_jwt_public_key_file,
+            issuer=settings.api_jwt_issuer,
+            audience=settings.api_jwt_audience,
+            algorithms=settings.api_jwt_algorithms,
+            customer_claim=settings.api_jwt_customer_claim,
+        )
+        if tokens is not None:
+            self.undo(lambda _: asyncio.to_thread(tokens.close))
+        keys = KeyRing(KeyStore(await self.open_database(settings.api_database_url, CHAIN)))
+        self.undo(lambda _: asyncio.to_thread(keys.close))
+        return await asyncio.to_thread(Guard, settings.api_bind, keys, tokens)
 
 
 class Everything:

@@ -33,6 +33,7 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "logs.py": ("core",),
     "wiring.py": ("core", "broker", "product", "order", "notify", "api", "settings", "lifecycle"),
     "demo.py": ("core", "client", "settings", "lifecycle", "logs", "wiring"),
+    "operate/access.py": ("operate", "core", "api.keys", "settings", "wiring"),
     # The verbs of who runs the system: they look into every service through its client, and open the broker.
     "operate/*": ("operate", "core", "client", "broker.broker", "broker.dead_letters", "settings", "wiring"),
     "cli.py": ("core", "client", "operate", "notify.queues", "settings", "lifecycle", "logs", "wiring", "demo"),

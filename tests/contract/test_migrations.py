@@ -18,7 +18,7 @@ from ordersys.core import errors, migrations
 from ordersys.core.database import Database
 from ordersys.core.migrations import Chain
 
-ROOMS = ("product", "order", "notify")
+ROOMS = ("product", "order", "notify", "api")
 
 
 def _modules(room: str) -> Iterator[Any]:

@@ -67,6 +67,7 @@ def engine(name: str) -> Iterator[dict[str, str]]:
             "ORDERSYS_PRODUCT_DATABASE_URL": database,
             "ORDERSYS_ORDER_DATABASE_URL": database,
             "ORDERSYS_NOTIFY_DATABASE_URL": database,
+            "ORDERSYS_API_DATABASE_URL": database,
         }
 
 

@@ -32,6 +32,8 @@ COMMANDS = [
     *(f"ordersys client {verb}" for verb in VERBS.split()),
     "ordersys db",
     *(f"ordersys db {verb}" for verb in ("upgrade", "current", "seed")),
+    "ordersys keys",
+    *(f"ordersys keys {verb}" for verb in ("create", "list", "revoke")),
     "ordersys topology",
     *(f"ordersys topology {verb}" for verb in ("show", "declare")),
 ]
@@ -91,7 +93,7 @@ def test_without_a_command_the_help_is_shown(alone: Backend) -> None:
 
 
 def test_databases(backend: Backend) -> None:
-    services = ["product", "order", "notify"]
+    services = ["product", "order", "notify", "api"]
 
     def current() -> dict[str, Any]:
         done = backend.run("db", "current", "--json")
