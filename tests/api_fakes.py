@@ -5,12 +5,13 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from ordersys.core import errors
 from ordersys.core.channel import Channel
-from ordersys.core.records import Line, Order, Product, Status, order_to_proto, product_to_proto
+from ordersys.core.records import STATUS_FROM_PROTO, Line, Order, Product, Status, order_to_proto, product_to_proto
 from ordersys.core.server import GrpcServer
 from ordersys.core.v1 import order_pb2, order_pb2_grpc, product_pb2, product_pb2_grpc
 
@@ -85,19 +86,68 @@ class FakeProducts(product_pb2_grpc.ProductServiceServicer):
         self.by_key[key] = (request, order)
         return product_pb2.PlaceOrderResponse(order=order_to_proto(order))
 
+    async def UpdateOrder(self, request: Any, context: Any) -> Any:
+        quantity = request.lines[0].quantity
+        return await self._changed(request, product_pb2.UpdateOrderResponse, quantity=quantity)
+
+    async def CancelOrder(self, request: Any, context: Any) -> Any:
+        return await self._changed(request, product_pb2.CancelOrderResponse, status=Status.CANCELLED)
+
+    async def AdjustStock(self, request: Any, context: Any) -> product_pb2.AdjustStockResponse:
+        await self._heard(request)
+        if request.product_id != KEYBOARD.id:
+            raise errors.ProductNotFound.of(request.product_id)
+        replayed = [each for each in self.requests[:-1] if each.idempotency_key == request.idempotency_key]
+        adjusted = replace(KEYBOARD, available=KEYBOARD.available + request.delta)
+        return product_pb2.AdjustStockResponse(product=product_to_proto(adjusted), replayed=bool(replayed))
+
+    async def _changed(self, request: Any, response: Any, quantity: int = 2, **fields: Any) -> Any:
+        await self._heard(request)
+        return change(request, response, self.requests[:-1], quantity, **fields)
+
+
+def change(request: Any, response: Any, before: list[Any], quantity: int = 2, **fields: Any) -> Any:
+    """The answer of a service that knows the order number 7, at version 1, to a change of it."""
+    order = an_order(7, quantity=quantity)
+    if request.order_id != order.id:
+        raise errors.OrderNotFound.of(request.order_id)
+    for earlier in before:
+        if getattr(earlier, "idempotency_key", "") == request.idempotency_key != "" and earlier != request:
+            raise errors.IdempotencyKeyReused.of(request.idempotency_key)
+    if request.expected_version not in (0, order.version):
+        raise errors.VersionConflict.of(order.id, request.expected_version, order.version)
+    changed = order_to_proto(replace(order, version=order.version + 1, **fields))
+    return response(order=changed, replayed=request in before)
+
 
 class FakeOrders(order_pb2_grpc.OrderServiceServicer):
-    """Knows the order number 7."""
+    """Knows the order number 7, and lists `listed`."""
 
     def __init__(self) -> None:
         self.failure: Exception | None = None
+        self.requests: list[Any] = []
+        self.listed = [an_order(7)]
 
-    async def GetOrder(self, request: Any, context: Any) -> order_pb2.GetOrderResponse:
+    async def _heard(self, request: Any) -> None:
+        self.requests.append(request)
         if self.failure is not None:
             raise self.failure
+
+    async def GetOrder(self, request: Any, context: Any) -> order_pb2.GetOrderResponse:
+        await self._heard(request)
         if request.order_id != an_order(7).id:
             raise errors.OrderNotFound.of(request.order_id)
         return order_pb2.GetOrderResponse(order=order_to_proto(an_order(7)))
+
+    async def ListOrders(self, request: Any, context: Any) -> order_pb2.ListOrdersResponse:
+        await self._heard(request)
+        found = [order_to_proto(each) for each in self.listed if request.customer_id in ("", each.customer_id)]
+        return order_pb2.ListOrdersResponse(orders=found, next_page_token=NEXT)
+
+    async def AdvanceOrder(self, request: Any, context: Any) -> Any:
+        await self._heard(request)
+        status = STATUS_FROM_PROTO[request.to_status]
+        return change(request, order_pb2.AdvanceOrderResponse, self.requests[:-1], status=status)
 
 
 class FakeChannel(Channel):
@@ -107,10 +157,12 @@ class FakeChannel(Channel):
         self.address = "in-process"
         self.raw: Any = _Names()
         self.deadlines: list[float] = []
+        self.traceparents: list[str] = []
         self._servicer = servicer
 
     def call(self, method: Any, request: Any, *, deadline: float, traceparent: str = "") -> Any:
         self.deadlines.append(deadline)
+        self.traceparents.append(traceparent)
         return asyncio.run(getattr(self._servicer, method)(request, None))
 
     def healthy(self, service: str, *, deadline: float) -> bool:

@@ -3,12 +3,26 @@
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from flask import Flask, Request, request
+from flask import Flask, Request, current_app, request
 from flask_openapi3 import Info, OpenAPI
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from ordersys import __version__
-from ordersys.api import access, dashboard, data, docs, events, health, http, metrics, orders, problems, products, rates
+from ordersys.api import (
+    access,
+    dashboard,
+    data,
+    docs,
+    events,
+    health,
+    http,
+    metrics,
+    orders,
+    problems,
+    products,
+    rates,
+    schemas,
+)
 from ordersys.api.access import Access
 from ordersys.api.feed import Feed
 from ordersys.api.metrics import Metrics
@@ -88,9 +102,14 @@ def _require_json_object() -> None:
     # Werkzeug cuts a body that comes in chunks off at the limit instead of refusing it.
     if request.content_length is None and len(request.get_data()) >= MAX_BODY_BYTES:
         raise RequestEntityTooLarge
+    view = current_app.view_functions[request.endpoint or ""]
+    if schemas.may_be_missing(view) and not request.get_data():
+        return
     try:
         body = request.get_json()
     except RecursionError as error:
         raise errors.InvalidArgument.of("body", "is nested too deeply") from error
     if not isinstance(body, dict):
         raise errors.InvalidArgument.of("body", "must be a JSON object")
+    if body and not schemas.takes_body(view):
+        raise errors.InvalidArgument.of("body", "must be empty here")

@@ -2,15 +2,17 @@
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 
 from flask import Flask, Response, json, request
 from flask_openapi3.types import ResponseDict
 from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails
 from werkzeug.exceptions import HTTPException
 
-from ordersys.core import errors
+from ordersys.api import http
+from ordersys.core import errors, fields
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +41,21 @@ STATUS: dict[str, int] = {
 
 _OF_HTTP = {
     STATUS[code]: code
-    for code in ("not_found", "method_not_allowed", "request_timeout", "payload_too_large", "unsupported_media_type")
+    for code in (
+        "unauthenticated",
+        "permission_denied",
+        "not_found",
+        "method_not_allowed",
+        "request_timeout",
+        "payload_too_large",
+        "unsupported_media_type",
+        "rate_limited",
+        "internal",
+        "unavailable",
+    )
 }
+MOST_ERRORS = 100  # of what is wrong with one request
+MOST_DETAIL = 2000  # characters
 
 # What these two say of the inside stays in our log.
 _INTERNAL = "internal error"
@@ -60,16 +75,17 @@ class Problem(BaseModel):
     status: int = Field(examples=[409])
     detail: str
     code: str = Field(examples=["insufficient_stock"])
+    trace_id: str = Field(description="W3C Trace Context; our log has it, too", examples=["8b3fd1c7" * 4])
     errors: list[FieldError] | None = None
     metadata: dict[str, str] | None = None
 
 
 def documented(*statuses: int) -> ResponseDict:
-    """For an operation's OpenAPI description: these answers, beside the 400, 500 and 503 that every one may give."""
+    """For an operation's OpenAPI description: these answers, beside those that every one may give."""
     content = {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
         str(status): {"description": HTTPStatus(status).phrase, "content": content}
-        for status in sorted({400, 500, 503, *statuses})
+        for status in sorted({400, 401, 429, 500, 503, *statuses})
     }
 
 
@@ -82,9 +98,14 @@ def register(app: Flask) -> None:
 
 def refuse(error: ValidationError) -> None:
     """Raise pydantic's complaints as InvalidArgument, one entry per field."""
-    raise errors.InvalidArgument(
-        [errors.FieldViolation(_path(each["loc"]), each["msg"]) for each in error.errors(include_url=False)]
-    ) from error
+    found = error.errors(include_url=False, include_context=False, include_input=False)[:MOST_ERRORS]
+    raise errors.InvalidArgument([errors.FieldViolation(_path(each["loc"]), _words(each)) for each in found]) from error
+
+
+def _words(error: ErrorDetails) -> str:
+    if error["type"] == "extra_forbidden":
+        return "is not known here"
+    return error["msg"].removeprefix("Value error, ")
 
 
 def _path(location: Iterable[str | int]) -> str:
@@ -96,50 +117,73 @@ def _path(location: Iterable[str | int]) -> str:
 
 
 def _of_ours(error: errors.OrdersysError) -> Response:
+    headers = {}
+    if isinstance(retry_after := getattr(error, "retry_after", None), int | float):
+        headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
     if isinstance(error, errors.Unavailable):
-        logger.warning("%s %s: %s", request.method, request.path, error.message)
-        response = _answer(error.code, _UNAVAILABLE)
-        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
-        return response
+        logger.warning("%s: %s", http.asked(), error.message)
+        return _answer(error.code, _UNAVAILABLE, headers=headers)
     status = STATUS.get(error.code, 500)
     if status == 500:
-        logger.error("%s %s: %s", request.method, request.path, error.message)
+        logger.error("%s: %s", http.asked(), error.message)
         return _answer("internal", _INTERNAL)
     if isinstance(error, errors.VersionConflict) and "If-Match" not in request.headers:
         status = 409  # 412 answers a precondition (RFC 9110 section 15.5.13), and there was none
     extra: dict[str, object] = {}
     if isinstance(error, errors.InvalidArgument):
-        extra["errors"] = [{"field": each.field, "description": each.description} for each in error.violations]
+        extra["errors"] = [
+            {"field": each.field[: fields.MAX_ID], "description": each.description}
+            for each in error.violations[:MOST_ERRORS]
+        ]
     if error.metadata:
         extra["metadata"] = error.metadata
-    return _answer(error.code, error.message, status, **extra)
+    if challenge := _challenge(error):
+        headers["WWW-Authenticate"] = challenge
+    return _answer(error.code, error.message[:MOST_DETAIL], status, headers, extra)
+
+
+def _challenge(error: errors.OrdersysError) -> str:
+    """Which credentials would do (RFC 6750 section 3); "" where none would help."""
+    realm = 'Bearer realm="ordersys"'
+    if isinstance(error, errors.Unauthenticated):
+        sent = request.headers.get("Authorization", "").lower().startswith("bearer ")
+        return f'{realm}, error="invalid_token"' if sent else realm
+    if isinstance(error, errors.PermissionDenied) and "scope" in error.metadata:
+        return f'{realm}, error="insufficient_scope", scope="{error.metadata["scope"]}"'
+    return ""
 
 
 def _of_http(error: HTTPException) -> Response | HTTPException:
     if error.code is None or error.code < 400:  # a redirect
         return error
-    if error.code >= 500:
+    if error.code >= 500 and error.code != STATUS["unavailable"]:
         return _of_bug(error)
-    response = _answer(code_of(error.code), error.description or "", error.code)
-    for name, value in error.get_headers():
-        if name.lower() != "content-type":
-            response.headers[name] = value
-    return response
+    headers = {name: value for name, value in error.get_headers() if name.lower() != "content-type"}
+    return _answer(code_of(error.code), error.description or "", error.code, headers)
 
 
 def _of_bug(error: Exception) -> Response:
-    logger.error("%s %s failed: %s", request.method, request.path, type(error).__name__, exc_info=error)
+    logger.error("%s failed: %s", http.asked(), type(error).__name__, exc_info=error)
     return _answer("internal", _INTERNAL)
 
 
-def _answer(code: str, detail: str, status: int | None = None, **extra: object) -> Response:
+def _answer(
+    code: str,
+    detail: str,
+    status: int | None = None,
+    headers: Mapping[str, str] | None = None,
+    extra: Mapping[str, object] | None = None,
+) -> Response:
     status = STATUS[code] if status is None else status
-    return Response(document(code, detail, status, **extra), status, content_type=CONTENT_TYPE)
+    response = Response(document(code, detail, status, **(extra or {})), status, headers, content_type=CONTENT_TYPE)
+    if status == 401:  # RFC 9110 section 15.5.2 wants it
+        response.headers.setdefault("WWW-Authenticate", 'Bearer realm="ordersys"')
+    return response
 
 
 def code_of(status: int) -> str:
     """The code of a failure that HTTP itself names by this status."""
-    return _OF_HTTP.get(status, "internal" if status == 500 else "invalid_argument")
+    return _OF_HTTP.get(status, "invalid_argument")
 
 
 def document(code: str, detail: str, status: int, **extra: object) -> str:
@@ -150,6 +194,7 @@ def document(code: str, detail: str, status: int, **extra: object) -> str:
         "status": status,
         "detail": detail,
         "code": code,
+        "trace_id": http.trace_id(),
         **extra,
     }
     return json.dumps(problem)

@@ -1,3 +1,4 @@
+import json
 import logging
 from typing import Any
 
@@ -6,7 +7,6 @@ from api_fakes import NEXT, FakeChannel, FakeOrders, FakeProducts, an_order
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-import ordersys
 from ordersys.api import problems
 from ordersys.api.app import MAX_BODY_BYTES, create_app
 from ordersys.core import errors
@@ -161,7 +161,7 @@ def test_a_refusal_has_its_status_code_and_words(
     http: FlaskClient, products: FakeProducts, error: errors.OrdersysError, status: int
 ) -> None:
     products.failure = error
-    document = problem(http.post(ORDERS, json=BODY), status, error.code)
+    document = problem(http.post(ORDERS, json=BODY, headers={"Idempotency-Key": "k"}), status, error.code)
     assert document["detail"] == error.message
     assert document.get("metadata", {}) == error.metadata
 
@@ -236,7 +236,7 @@ def test_a_fault_of_ours_is_logged_and_leaks_nothing(
         ({**BODY, "lines": [{"product_id": "1", "quantity": 2, "unit_price": 1}]}, "lines[0].unit_price"),
         *(
             ({**BODY, "lines": [BODY["lines"][0], {"product_id": "1", "quantity": quantity}]}, "lines[1].quantity")
-            for quantity in ("2", 2.0, True, None, 0, -1, 1_000_001, 10**30, float("nan"), [2])
+            for quantity in ("2", 2.0, True, None, 0, -1, 1_000_001, 10**30, 10**4000, float("nan"), float("inf"), [2])
         ),
     ],
     ids=str,
@@ -275,7 +275,8 @@ def test_every_wrong_field_has_an_entry(http: FlaskClient) -> None:
         b"\xff\xfe",
         b'{"a": "\xff"}',
         b"[" * 100_000,
-        b'{"a": ' + b"9" * 5000 + b"}",
+        b'{"a": "\xed\xa0\x80"}',
+        json.dumps(BODY).encode("utf-16"),
     ],
     ids=lambda body: repr(body[:20]),
 )
@@ -309,7 +310,9 @@ def test_an_impossible_page_size_is_refused(http: FlaskClient, products: FakePro
     assert products.requests == []
 
 
-@pytest.mark.parametrize("path", ["/", "/api", "/api/v1/nothing", "/api/v1/products/1/2", "/api/v1/orders/", "/%00"])
+@pytest.mark.parametrize(
+    "path", ["/api", "/api/v1/nothing", "//api/data", "/api//data", "/api/v1/products/1/2", "/api/v1/orders/", "/%00"]
+)
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_an_unknown_path_is_not_found(http: FlaskClient, method: str, path: str) -> None:
     problem(http.open(path, method=method), 404, "not_found")
@@ -323,47 +326,3 @@ def test_a_wrong_method_is_told_the_right_ones(http: FlaskClient, method: str, p
     response = http.open(path, method=method)
     problem(response, 405, "method_not_allowed")
     assert allowed in response.headers["Allow"]
-
-
-# --- the description ------------------------------------------------------------------------------------------------
-
-
-def test_the_description_is_openapi_31_of_this_version(http: FlaskClient) -> None:
-    document = http.get("/openapi.json").json
-    assert document["openapi"].startswith("3.1")
-    assert document["info"]["version"] == ordersys.__version__
-    assert set(document["paths"]) == {
-        "/api/data",
-        "/api/v1/products",
-        "/api/v1/products/{id}",
-        "/api/v1/orders",
-        "/api/v1/orders/{id}",
-    }
-    key = next(
-        each for each in document["paths"]["/api/v1/orders"]["post"]["parameters"] if each["name"] == "Idempotency-Key"
-    )
-    assert (key["in"], key["required"]) == ("header", False)
-
-
-def test_every_reference_of_the_description_leads_somewhere(http: FlaskClient) -> None:
-    document = http.get("/openapi.json").json
-
-    def references(node: Any) -> list[str]:
-        if isinstance(node, dict):
-            own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
-            return own + [each for value in node.values() for each in references(value)]
-        return [each for value in node for each in references(value)] if isinstance(node, list) else []
-
-    found = references(document)
-    assert "#/components/schemas/Problem" in found
-    assert {each.rpartition("/")[2] for each in found} <= set(document["components"]["schemas"])
-
-
-def test_every_error_is_described_as_a_problem(http: FlaskClient) -> None:
-    for path in http.get("/openapi.json").json["paths"].values():
-        for operation in path.values():
-            answers = operation["responses"]
-            assert {"400", "500", "503"} <= set(answers)
-            for status, answer in answers.items():
-                kind = "application/json" if status.startswith("2") else "application/problem+json"
-                assert set(answer["content"]) == {kind}
