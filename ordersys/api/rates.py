@@ -58,7 +58,7 @@ class Rates:
             tokens = self._tokens(name, now)
             if allowed := tokens >= 1:
                 tokens -= 1
-            self._buckets[name] = tokens, now
+                self._buckets[name] = tokens, now
             self._buckets.move_to_end(name)
             self._forget(now)
         return self._turn(allowed, tokens)
@@ -69,8 +69,9 @@ class Rates:
             tokens = self._tokens(name, self._clock())
         return self._turn(tokens >= 1, tokens)
 
-    def __len__(self) -> int:
-        """How many callers are remembered."""
+    @property
+    def callers(self) -> int:
+        """How many are remembered."""
         return len(self._buckets)
 
     def _tokens(self, name: str, now: float) -> float:

@@ -57,6 +57,8 @@ class Known:
         with self._lock:
             if (old := self._answers.pop(asked, None)) is not None:
                 self._bytes -= len(old.body)
+            if len(answer.body) > self._most_bytes:  # not worth all the others
+                return
             self._answers[asked] = answer
             self._bytes += len(answer.body)
             while len(self._answers) > self._most or self._bytes > self._most_bytes:
