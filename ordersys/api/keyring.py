@@ -3,14 +3,18 @@ database is the caller's concern, and a revoked key is of no use a few seconds l
 
 import logging
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import TypeVar
 
 from ordersys.api import keys
 from ordersys.api.keys import Key
 from ordersys.api.remembered import Patience, Remembered
 from ordersys.api.store import KeyStore
 from ordersys.core import errors, ids
+
+Answer = TypeVar("Answer")
 
 logger = logging.getLogger(__name__)
 
@@ -19,13 +23,25 @@ MOST_KEYS = 10_000  # remembered; there may be more
 _USE_NOTED_US = 60_000_000  # how often the last use of a key is written down
 
 
+def _twice(ask: Callable[[str], Answer]) -> Callable[[str], Answer]:
+    """The first question after a restart of the database finds a dead connection in the pool."""
+
+    def asked(name: str) -> Answer:
+        try:
+            return ask(name)
+        except errors.Unavailable:
+            return ask(name)
+
+    return asked
+
+
 class KeyRing:
     """The keys of a store, for many threads."""
 
     def __init__(self, store: KeyStore, patience: Patience = PATIENCE) -> None:
         self._store = store
-        self._found = Remembered("API keys", store.find, patience, most=MOST_KEYS, workers=4)
-        self._any: Remembered[str, bool] = Remembered("API keys", lambda _: store.any(), patience)
+        self._found = Remembered("API keys", _twice(store.find), patience, most=MOST_KEYS, workers=4)
+        self._any: Remembered[str, bool] = Remembered("API keys", _twice(lambda _: store.any()), patience)
         self._in_use = False
         self._lock = threading.Lock()
         self._noted: dict[str, int] = {}

@@ -177,7 +177,9 @@ def _scopes(claims: dict[str, Any]) -> frozenset[Scope]:
     found: set[str] = set()
     for claim in ("scope", "scp"):
         value = claims.get(claim)
-        found |= {each for each in (value.split() if isinstance(value, str) else value or ()) if isinstance(each, str)}
+        if isinstance(value, str):
+            value = value.split()
+        found |= {each for each in value if isinstance(each, str)} if isinstance(value, list) else set()
     return frozenset(scope for scope in Scope if scope.value in found)
 
 
