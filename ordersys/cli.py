@@ -152,8 +152,20 @@ def notify(
 
 
 @app.command("api", rich_help_panel="Roles")
-def api(bind: Bind = None, product_address: ProductAddress = None, order_address: OrderAddress = None) -> None:
+def api(
+    bind: Bind = None,
+    product_address: ProductAddress = None,
+    order_address: OrderAddress = None,
+    print_openapi: Annotated[
+        bool, typer.Option("--print-openapi", help="Print the OpenAPI document and exit.")
+    ] = False,
+) -> None:
     """Run the REST API in front of both services."""
+    if print_openapi:
+        from ordersys import wiring
+
+        typer.echo(wiring.openapi(), nl=False)
+        return
     settings = _load(api_bind=bind, product_address=product_address, order_address=order_address)
     from ordersys import wiring
 

@@ -93,6 +93,13 @@ def api_keys(settings: Settings) -> "Iterator[KeyStore]":
         yield KeyStore(database)
 
 
+def openapi() -> str:
+    """The description of the REST API as JSON text; nothing is connected."""
+    from ordersys.api import docs
+
+    return docs.printed()
+
+
 @contextmanager
 def _opened(url: str, chain: migrations.Chain) -> Iterator[Database]:
     database = Database(url)

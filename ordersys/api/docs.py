@@ -1,21 +1,129 @@
-"""The OpenAPI document and the page that shows it."""
+"""/openapi.json, and /docs that shows it in a browser; every file of the page comes from here, none from elsewhere."""
 
+import functools
+import gzip
+import hashlib
+import json
+from html import escape
+from importlib import resources
 from typing import Any
 
-from flask import Flask
+import flask_openapi3_scalar
+from flask import Flask, Response, request
 from flask_openapi3 import OpenAPI
+from werkzeug.exceptions import NotFound
 
-from ordersys.api import access
+from ordersys import __version__
+from ordersys.api import access, document
+from ordersys.api.keys import Scope
 
-DESCRIPTION = "Products and orders over REST."
-SECURITY_SCHEMES: dict[str, Any] = {}
+DESCRIPTION = """\
+Products, orders and their events over REST and JSON.
+
+**Credentials.** An API key of `ordersys keys create` in the header `X-API-Key`, or an OAuth 2 access token (JWT) as
+`Authorization: Bearer`. What one may do is said by scopes; `admin` includes all others. Credentials that are tied to a
+customer see and touch the orders of that customer alone. A gateway on a loopback address without any key asks for none.
+
+**Errors** are `application/problem+json` (RFC 9457) with a stable `code` for programs, a `detail` for people and the
+`trace_id` under which our log has it.
+
+**Repeating is safe** with an `Idempotency-Key`: the same key with the same body is applied once, and answered with the
+first answer and `Idempotent-Replayed`. A request without an answer may have been applied: repeat it with its key.
+
+**Versions.** An order's `ETag` is its version. Sent as `If-Match` it protects a change from overwriting another
+(412); sent as `If-None-Match` it saves reading what is still the same (304).
+
+**Limits.** `RateLimit` says what is left; 429 and 503 say with `Retry-After` when to come back. While a service is away
+reads answer the last known data, marked `stale`.
+
+**Traces.** `X-Request-Id` and `traceparent` (W3C Trace Context) are taken as they come, or made.
+"""
+SECURITY_SCHEMES: dict[str, Any] = {
+    document.API_KEY: {
+        "type": "apiKey",
+        "in": "header",
+        "name": access.KEY_HEADER,
+        "description": "A key of `ordersys keys create`; its scopes: " + ", ".join(f"`{scope}`" for scope in Scope),
+    },
+    document.BEARER: {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "A token of the issuer that the gateway trusts; its claim `scope` names the same scopes.",
+    },
+}
+HEADERS = {
+    # https://www.w3.org/TR/CSP3/: whatever the page's code has in mind, it reaches nobody but this gateway.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "connect-src 'self'; img-src 'self' data:; font-src 'self' data:; worker-src 'self' blob:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+}
+_FOR_EVER = "public, max-age=31536000, immutable"
+_JAVASCRIPT = "text/javascript; charset=utf-8"
 
 
 def register(app: Flask) -> None:
-    assert isinstance(app, OpenAPI)  # noqa: S101 - for the type checker
+    """Serve both; stands behind everything that is to be described."""
+
+    @functools.cache
+    def described() -> str:
+        return json.dumps(of(app), ensure_ascii=False)
 
     @access.public
-    def openapi() -> Any:
-        return app.api_doc
+    def openapi() -> Response:
+        return Response(described(), content_type="application/json")
+
+    static = resources.files("ordersys.api") / "static"
+    scalar = resources.files(flask_openapi3_scalar) / "templates" / "scalar" / "js" / "scalar.standalone.js"
+    files = {"docs.js": static / "docs.js", "scalar.js": scalar}
+    # Another version of either is another address.
+    version = hashlib.sha256(f"{__version__} {flask_openapi3_scalar.__file__}".encode()).hexdigest()[:12]
+    page = (static / "docs.html").read_text(encoding="utf-8")
+    page = page.replace("{assets}", f"docs/{version}").replace("{version}", escape(__version__))
+
+    @functools.cache  # three megabytes of code are compressed once
+    def compressed(name: str) -> bytes:
+        return gzip.compress(files[name].read_bytes(), 6, mtime=0)
+
+    @access.public
+    def docs() -> Response:
+        response = Response(page, content_type="text/html; charset=utf-8", headers=HEADERS)
+        response.headers["Cache-Control"] = "no-cache"
+        response.add_etag(weak=True)
+        return response
+
+    @access.public
+    def asset(wanted: str, name: str) -> Response:
+        if name not in files:
+            raise NotFound(f"there is no {name!r} here")
+        if request.accept_encodings.quality("gzip"):
+            response = Response(compressed(name), headers={"Content-Encoding": "gzip"}, content_type=_JAVASCRIPT)
+        else:
+            response = Response(files[name].read_bytes(), content_type=_JAVASCRIPT)
+        response.vary.add("Accept-Encoding")
+        # A page that another version of the gateway served gets what there is, and does not keep it.
+        response.headers["Cache-Control"] = _FOR_EVER if wanted == version else "no-store"
+        return response
 
     app.add_url_rule("/openapi.json", "openapi", openapi)
+    app.add_url_rule("/docs", "docs", docs)
+    app.add_url_rule("/docs/<wanted>/<name>", "docs_asset", asset)
+
+
+def of(app: Flask) -> dict[str, Any]:
+    """The OpenAPI document of this gateway."""
+    assert isinstance(app, OpenAPI)  # noqa: S101 - for the type checker
+    return document.complete(app, app.api_doc)
+
+
+def printed() -> str:
+    """The same for a file, without a gateway that runs: nothing is connected."""
+    from ordersys.api.app import create_app
+    from ordersys.core.channel import Channel
+
+    products, orders = Channel("127.0.0.1:1"), Channel("127.0.0.1:1")  # nobody is called
+    try:
+        return json.dumps(of(create_app(products, orders)), ensure_ascii=False, indent=2) + "\n"
+    finally:
+        products.close()
+        orders.close()
