@@ -185,8 +185,16 @@ def listening(products: FakeProducts, orders: FakeOrders) -> Iterator[tuple[str,
 
     async def serve() -> None:
         servers = [
-            GrpcServer("127.0.0.1:0", [], partial(product_pb2_grpc.add_ProductServiceServicer_to_server, products)),
-            GrpcServer("127.0.0.1:0", [], partial(order_pb2_grpc.add_OrderServiceServicer_to_server, orders)),
+            GrpcServer(
+                "127.0.0.1:0",
+                ["ordersys.core.v1.ProductService"],
+                partial(product_pb2_grpc.add_ProductServiceServicer_to_server, products),
+            ),
+            GrpcServer(
+                "127.0.0.1:0",
+                ["ordersys.core.v1.OrderService"],
+                partial(order_pb2_grpc.add_OrderServiceServicer_to_server, orders),
+            ),
         ]
         for server in servers:
             await server.start()
