@@ -54,6 +54,7 @@ def sources(folder: str, *patterns: str) -> dict[str, bytes]:
 def test_the_wheel_holds_the_package_its_types_its_protos_and_its_seed_data(wheel: Path) -> None:
     packed = content(wheel)
     expected = {f"ordersys/{name}": data for name, data in sources("ordersys", "*.py", "*.pyi", "py.typed").items()}
+    expected |= {f"ordersys/api/static/{name}": data for name, data in sources("ordersys/api/static", "*").items()}
     expected |= {f"ordersys/protos/{name}": data for name, data in sources("protos", "*.proto").items()}
     expected |= {f"ordersys/seed_data/{name}": data for name, data in sources("data", "*.json").items()}
     assert {name: packed.get(name) for name in expected} == expected
@@ -62,6 +63,7 @@ def test_the_wheel_holds_the_package_its_types_its_protos_and_its_seed_data(whee
         "core/v1/order_pb2_grpc.pyi",
         "order/migrations/0001_initial.py",
         "seed_data/products.json",
+        "api/static/dashboard.html",
     ):
         assert f"ordersys/{name}" in packed
 

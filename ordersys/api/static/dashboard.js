@@ -4,7 +4,7 @@ const POLL_MS = 5000;
 const SOON_MS = 400; // what an event changed is read again after so long, once for all events in between
 const PATIENCE_MS = 8000; // for one request
 const SILENCE_MS = 40_000; // the stream has a heartbeat every 15 s: after this it is dead
-const MOST_ORDERS = 15;
+const MOST_ORDERS = 10;
 const MOST_EVENTS = 60;
 const HISTORY = 20; // events from before the page was opened
 const FULL_BAR = 100;
@@ -204,7 +204,7 @@ const services = new Panel("services", async (panel, signal) => {
   const found = await response.json(); // 503 says the same, of a gateway that is not ready
   if (signal.aborted) return;
   if (typeof found.checks !== "object" || found.checks === null) throw new Refused(response.status, found, 0);
-  const all = [["gateway", { status: "ok" }], ...Object.entries(found.checks)];
+  const all = [["gateway", { status: "ready" }], ...Object.entries(found.checks)];
   fill($("service-list"), serviceRows(all, ([name]) => name));
   const down = all.filter(([, check]) => !works(check)).length;
   panel.fresh(down ? `${down} of ${all.length} in trouble` : "");
@@ -316,12 +316,13 @@ const productRows = keeper((product) => {
   const bar = make("span", { className: "bar" });
   bar.setAttribute("aria-hidden", "true");
   bar.style.setProperty("--fill", `${Math.min(100, Math.max(0, (100 * product.available) / FULL_BAR))}%`);
-  const flag = make("span", { className: "flag" });
-  if (state) flag.append(make("span", { className: `badge ${state === "out" ? "cancelled" : "shipped"}`, text: state === "out" ? "sold out" : "low" }));
+  const name = make("td", {}, make("bdi", { text: product.name, title: product.description }), make("bdi", { className: "id", text: product.id }));
+  if (state === "low") name.append(make("span", { className: "badge warning", text: "low" }));
+  if (state === "out") name.append(make("span", { className: "badge alarm", text: "sold out" }));
   return make("tr", { className: state, product: product.id },
-    make("td", {}, make("bdi", { text: product.name, title: product.description }), make("small", { className: "id" }, make("bdi", { text: product.id }))),
+    name,
     make("td", { className: "number", text: money(product.price) }),
-    make("td", {}, make("div", { className: "stock" }, flag, bar, make("span", { className: "units", text: whole.format(product.available) }))));
+    make("td", {}, make("div", { className: "stock" }, bar, make("span", { className: "units", text: whole.format(product.available) }))));
 });
 
 const productOptions = keeper((product) => {
