@@ -26,6 +26,8 @@ MAX_HEADER_BYTES = 64 * 1024
 MAX_BODY_BYTES = 8 * 1024 * 1024  # the app's own limit is lower; this one bounds what a chunk may claim
 LINGER_SECONDS = 2.0  # how long what is left of a refused body is taken and dropped
 _LATE_SECONDS = 0.5
+SOCKET = "ordersys.socket"
+"""Where the WSGI environment holds the connection: whoever streams looks there whether the client is still there."""
 
 
 class ApiServer:
@@ -47,6 +49,7 @@ class ApiServer:
             request_queue_size=1024,
             timeout=IDLE_SECONDS,
         )
+        self._server.gateway = _Gateway
 
     def start(self) -> None:
         """Return when requests are answered; raises UsageError when the address is taken or is not this machine's."""
@@ -106,6 +109,11 @@ class _Request(http.HTTPRequest):
         self.close_connection = self.conn.lingers = True
         with suppress(OSError):  # the client has gone
             self.conn.wfile.write(head.encode() + body)
+
+
+class _Gateway(wsgi.Gateway_10):
+    def get_environ(self) -> Any:
+        return {**super().get_environ(), SOCKET: self.req.conn.socket}  # type: ignore[no-untyped-call]
 
 
 class _Timed(socket.SocketIO):
