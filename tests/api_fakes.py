@@ -121,11 +121,12 @@ def change(request: Any, response: Any, before: list[Any], quantity: int = 2, **
 
 
 class FakeOrders(order_pb2_grpc.OrderServiceServicer):
-    """Knows the order number 7, and lists `listed`."""
+    """Knows `order`, the number 7, and lists `listed`."""
 
     def __init__(self) -> None:
         self.failure: Exception | None = None
         self.requests: list[Any] = []
+        self.order = an_order(7)
         self.listed = [an_order(7)]
 
     async def _heard(self, request: Any) -> None:
@@ -137,7 +138,7 @@ class FakeOrders(order_pb2_grpc.OrderServiceServicer):
         await self._heard(request)
         if request.order_id != an_order(7).id:
             raise errors.OrderNotFound.of(request.order_id)
-        return order_pb2.GetOrderResponse(order=order_to_proto(an_order(7)))
+        return order_pb2.GetOrderResponse(order=order_to_proto(self.order))
 
     async def ListOrders(self, request: Any, context: Any) -> order_pb2.ListOrdersResponse:
         await self._heard(request)
