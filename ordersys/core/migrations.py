@@ -74,8 +74,8 @@ def _newest(chain: Chain) -> str:
 def _revision(connection: sa.Connection, chain: Chain) -> str:
     if not sa.inspect(connection).has_table(chain.version_table):
         return ""
-    query = sa.select(sa.column("version_num")).select_from(sa.table(chain.version_table))
-    return connection.execute(query).scalar_one_or_none() or ""
+    table = sa.table(chain.version_table, sa.column("version_num", sa.String))
+    return connection.execute(sa.select(table.c.version_num)).scalar_one_or_none() or ""
 
 
 def _script(chain: Chain) -> "ScriptDirectory":
