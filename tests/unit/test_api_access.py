@@ -182,7 +182,7 @@ def test_good_credentials_are_in_no_log(
         assert ask("/read", **headers).status_code == 200
         assert ask("/write", "POST", **headers).status_code == 403
     assert f"key {key.id}" in caplog.text
-    for secret in (text, text.rpartition("_")[2], token, token.rpartition(".")[2]):
+    for secret in (text, text.split("_", 2)[2], token, token.rpartition(".")[2]):
         assert secret not in caplog.text
 
 
