@@ -83,6 +83,9 @@ _IF_NONE_MATCH: Json = {
     "schema": {"type": "string"},
 }
 
+_ORDER_LINKS = ("get_order", "update_order", "cancel_order", "ship_order", "deliver_order")
+"""What may be done with an order that was answered."""
+
 _PAGES: Json = {
     "/metrics": (
         "get_metrics",
@@ -111,6 +114,7 @@ def complete(app: Flask, generated: Json) -> Json:
                 name: _plain_schema(schema) for name, schema in sorted(generated["components"]["schemas"].items())
             },
             "responses": {},
+            "links": {name: _order_link(name) for name in _ORDER_LINKS},
             "headers": {name: _header(**about) for name, about in _HEADERS.items()},
             "parameters": {"IfNoneMatch": _IF_NONE_MATCH},
             "securitySchemes": generated["components"]["securitySchemes"],
@@ -229,13 +233,13 @@ def _describe(
 ) -> None:
     """Headers and example of an answer that is no problem."""
     content = answer.get("content", {})
+    reference = content.get(_JSON, {}).get("schema", {}).get("$ref", "").rpartition("/")[2]
+    schema = document["components"]["schemas"].get(reference, {})
     said = ["X-Request-Id"]
     if not public:
         said += ["RateLimit", "RateLimit-Policy"]
     if _JSON in content:
         _give_example(document, content[_JSON])
-        reference = content[_JSON]["schema"].get("$ref", "").rpartition("/")[2]
-        schema = document["components"]["schemas"].get(reference, {})
         if status < 300 and (method == "get" or "version" in schema.get("properties", {})):
             said.append("ETag")
         if "stale" in schema.get("properties", {}):
@@ -246,6 +250,11 @@ def _describe(
         said.append("Idempotent-Replayed")
     if status == 201:
         said.append("Location")
+    if status < 300 and reference == "Order":
+        answer["links"] = {name: {"$ref": f"#/components/links/{name}"} for name in _ORDER_LINKS}
+    if status < 300 and "next_page_token" in schema.get("properties", {}):
+        token = {"query.page_token": "$response.body#/next_page_token"}
+        answer["links"] = {"next_page": {"operationId": operation["operationId"], "parameters": token}}
     answer["headers"] = {**answer.get("headers", {}), **_headers(*said)}
 
 
@@ -266,6 +275,11 @@ def _problem(status: int) -> Json:
             }
         },
     }
+
+
+def _order_link(operation_id: str) -> Json:
+    precondition = {} if operation_id == "get_order" else {"header.If-Match": "$response.header.ETag"}
+    return {"operationId": operation_id, "parameters": {"path.id": "$response.body#/id", **precondition}}
 
 
 def _header(description: str, **schema: Any) -> Json:
@@ -291,6 +305,8 @@ def _plain_parameter(parameter: Json) -> None:
     schema = parameter["schema"] = _plain_schema(parameter["schema"])
     for told_twice in ("description", "example"):
         schema.pop(told_twice, None)
+    if parameter["in"] == "header" and schema.get("default") == "":
+        del schema["default"]  # it stands for a header that is absent, not for an empty one
     parameter.pop("examples", None)  # a list there; OpenAPI has a map
 
 
