@@ -102,9 +102,10 @@ class _Request(http.HTTPRequest):
         """Cheroot's own refusals in the form of all others; the connection is closed after each."""
         number = int(status[:3])
         body = problems.document(problems.code_of(number), msg, number).encode()
+        logger.info("refused what is no request: %s", body.decode())
         head = (
             f"HTTP/1.1 {number} {HTTPStatus(number).phrase}\r\nContent-Type: {problems.CONTENT_TYPE}\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
         )
         self.close_connection = self.conn.lingers = True
         with suppress(OSError):  # the client has gone
