@@ -90,7 +90,10 @@ class Remembered(Generic[Name, Answer]):
             raise errors.Unavailable(self._failure[1])
         if len(self._asked) >= _MOST_QUESTIONS:
             raise errors.Unavailable(f"{self._what}: too many questions at once")
-        self._asked[name] = now, self._workers.submit(self._answer, name)
+        try:
+            self._asked[name] = now, self._workers.submit(self._answer, name)
+        except RuntimeError:
+            raise errors.Unavailable(f"{self._what}: closed") from None
         return self._asked[name]
 
     def _answer(self, name: Name) -> Answer:

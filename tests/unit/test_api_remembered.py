@@ -145,3 +145,13 @@ def test_there_is_a_bound_to_what_is_asked_at_once(source: Source) -> None:
             complaints.append(raised.value.message)
         assert complaints[0] == "things: no answer within 0 s"
         assert complaints[-1] == "things: too many questions at once"
+
+
+def test_once_closed_it_gives_what_it_has_and_asks_nothing_more(source: Source) -> None:
+    remembered = Remembered("things", source.ask, replace(PATIENCE, fresh=0))
+    assert remembered.get("a") == "a1"
+    remembered.close()
+    assert remembered.get("a") == "a1"
+    with pytest.raises(errors.Unavailable, match="things: closed"):
+        remembered.get("b")
+    assert source.asked == ["a"]
