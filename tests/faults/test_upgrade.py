@@ -67,7 +67,7 @@ def test_row_20_the_schema_is_upgraded_under_load_and_then_the_roles(
     with Load(backend, seed=seed) as load:
         load.goes_on(100)
         upgraded = backend.run("db", "upgrade", "--json", **next_release).document
-        assert {each["to"] for each in upgraded.values()} == {f"{room}_next" for room in dump.ROOMS}
+        assert {upgraded[room]["to"] for room in dump.ROOMS} == {f"{room}_next" for room in dump.ROOMS}
         load.goes_on(200)  # the old code goes on with the new schema
         late = backend.run("serve-order", "--bind", f"127.0.0.1:{free_port()}")
         assert late.code == 2
