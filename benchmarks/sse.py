@@ -36,7 +36,7 @@ class Readers:
         self._sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
         self._ended = threading.Event()
         for each in self._sockets:
-            each.sendall(b"GET /api/v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
+            each.sendall(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
             head = each.recv(4096)
             expect(head.startswith(b"HTTP/1.1 200"), head)
             each.setblocking(False)
