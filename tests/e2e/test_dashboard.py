@@ -261,6 +261,9 @@ def test_a_service_that_is_away_is_named_and_its_data_marked(own: Backend, open_
     expects(page.locator("#products")).to_have_attribute("data-state", "stale")
     expects(page.locator("#products tbody tr")).to_have_count(len(PRODUCTS))
     expects(page.locator("#orders")).to_have_attribute("data-state", "fresh")
+    page.reload()
+    expects(page.locator("#products .note")).to_contain_text("Last known, from ")
+    expects(page.locator("#products tbody tr")).to_have_count(len(PRODUCTS))
 
     own.start_all("serve-product")
     expects(page.locator("#services .note")).to_be_empty()
@@ -286,6 +289,7 @@ def test_the_key_is_asked_for_kept_in_the_tab_and_forgotten(own: Backend, open_p
     page.press("#key", "Enter")
     live(page)
     expects(page.locator("#key-form")).to_be_hidden()
+    expects(page.locator("h1")).to_be_in_viewport()
     expects(row(page, order)).to_have_count(1)
     page.reload()
     live(page)

@@ -1,7 +1,8 @@
 // The live page. Whatever comes from the server is text: it goes in through textContent, never through markup.
 
 const POLL_MS = 5000;
-const SOON_MS = 400; // what an event changed is read again after so long, once for all events in between
+const SOON_MS = 300; // what an event changed is read again after so long, once for all events in between,
+const GAP_MS = 1500; // and not more often than this: every request counts against the key's rate limit
 const PATIENCE_MS = 8000; // for one request
 const SILENCE_MS = 40_000; // the stream has a heartbeat every 15 s: after this it is dead
 const MOST_ORDERS = 10;
@@ -300,15 +301,19 @@ const safeClass = (word) => (/^[a-z]+$/.test(word) ? word : "");
 const names = new Map();
 
 const products = new Panel("products", async (panel, signal) => {
-  const found = await json("api/v1/products?page_size=100", { signal });
+  const response = await ask("api/v1/products?page_size=100", { signal });
+  if (!response.ok) throw await refusal(response);
+  const found = await response.json();
   if (signal.aborted) return;
   for (const product of found.products) names.set(product.id, product.name);
   const rows = productRows(found.products, (product) => product.id);
   fill(panel.section.querySelector("tbody"), rows.length ? rows : [spread("There is nothing to sell.", 3)]);
   fill($("product"), productOptions(found.products.map(({ id, name }) => ({ id, name })), (product) => product.id));
   const low = found.products.filter((product) => product.available <= LOW).length;
-  if (found.stale) panel.stale("product-service does not answer");
-  else panel.fresh([found.next_page_token && "the first 100", low && `${low} low`].filter(Boolean).join(", "));
+  if (found.stale) {
+    panel.since = Date.now() - 1000 * Number(response.headers.get("Age") ?? 0);
+    panel.stale("product-service does not answer");
+  } else panel.fresh([found.next_page_token && "the first 100", low && `${low} low`].filter(Boolean).join(", "));
 });
 
 const productRows = keeper((product) => {
@@ -557,7 +562,8 @@ $("key-form").addEventListener("submit", (submitted) => {
   $("key-form").hidden = true;
   $("main").hidden = false;
   start();
-  $("main").focus();
+  $("main").focus({ preventScroll: true });
+  scrollTo(0, 0);
 });
 
 $("forget").addEventListener("click", () => {
@@ -571,6 +577,7 @@ $("forget").addEventListener("click", () => {
 const polled = [services, flow, orders, products];
 let polling = 0;
 let refreshing = 0;
+let refreshed = 0;
 
 function refresh() {
   for (const panel of polled) panel.refresh();
@@ -579,9 +586,10 @@ function refresh() {
 function soon() {
   refreshing ||= setTimeout(() => {
     refreshing = 0;
+    refreshed = Date.now();
     products.refresh();
     flow.refresh();
-  }, SOON_MS);
+  }, Math.max(SOON_MS, refreshed + GAP_MS - Date.now()));
 }
 
 // Nothing that one key was shown stays on the page for the next.
