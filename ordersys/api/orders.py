@@ -17,6 +17,7 @@ from ordersys.api.schemas import (
     OptionalBody,
     Page,
     Reason,
+    Whole,
     WriteHeader,
     answered,
 )
@@ -32,7 +33,7 @@ class WantedLine(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     product_id: Id
-    quantity: int = Field(ge=1, le=fields.MAX_QUANTITY)
+    quantity: Whole = Field(ge=1, le=fields.MAX_QUANTITY)
 
 
 class WantedLines(BaseModel):

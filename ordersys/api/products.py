@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ordersys.api import access, problems, stale
 from ordersys.api.access import Scope
-from ordersys.api.schemas import Id, Money, NoQuery, Page, Reason, WriteHeader, answered
+from ordersys.api.schemas import Id, Money, NoQuery, Page, Reason, Whole, WriteHeader, answered
 from ordersys.api.upstream import Upstream
 from ordersys.core import records
 from ordersys.core.v1 import product_pb2, product_pb2_grpc
@@ -39,7 +39,7 @@ class Adjustment(BaseModel):
         strict=True, extra="forbid", json_schema_extra={"example": {"delta": -3, "reason": "broken in transport"}}
     )
 
-    delta: int = Field(
+    delta: Whole = Field(
         ge=-MAX_DELTA,
         le=MAX_DELTA,
         description="units to add; negative to take away; not 0",

@@ -54,6 +54,14 @@ Reason = Annotated[
 ]
 
 
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+"""An integer as JSON Schema has it (2020-12, validation, 6.1.1): 5.0 is one, and some languages write it so."""
+
+
 class Money(BaseModel):
     """An amount in minor units (cents): {"EUR", 1999} is 19.99 EUR."""
 

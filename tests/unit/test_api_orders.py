@@ -247,7 +247,7 @@ def test_stock_is_adjusted(http: FlaskClient, products: FakeProducts) -> None:
     ("body", "field"),
     [
         ({}, "delta"),
-        *(({"delta": delta}, "delta") for delta in ("1", 1.0, True, None, 10**9 + 1, -(10**9) - 1, 10**30, [1])),
+        *(({"delta": delta}, "delta") for delta in ("1", 1.5, True, None, 10**9 + 1, -(10**9) - 1, 10**30, [1])),
         ({"delta": 1, "reason": None}, "reason"),
         ({"delta": 1, "reason": "x" * 501}, "reason"),
         ({"delta": 1, "reson": "x"}, "reson"),
@@ -261,11 +261,16 @@ def test_an_impossible_adjustment_is_refused(
     assert products.requests == []
 
 
-@pytest.mark.parametrize("number", ["1e400", "-1e400", "NaN", "Infinity", "-Infinity", "9" * 5000, "1.0", "0x1"])
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "NaN", "Infinity", "-Infinity", "9" * 5000, "1.5", "0x1"])
 def test_a_number_that_no_field_takes_is_named_or_is_not_json(http: FlaskClient, number: str) -> None:
     body = b'{"delta": %s}' % number.encode()
     [field] = fields_of(http.post(STOCK, data=body, content_type="application/json"))
     assert field == ("body" if number == "0x1" else "delta")
+
+
+def test_a_whole_number_may_carry_a_fraction_of_zero(http: FlaskClient, products: FakeProducts) -> None:
+    http.post(STOCK, data=b'{"delta": -5.0}', content_type="application/json")
+    assert [asked.delta for asked in products.requests] == [-5]
 
 
 # --- once -----------------------------------------------------------------------------------------------------------
