@@ -79,6 +79,8 @@ class Done:
 def run(count: int, *, as_json: bool) -> int:
     """Place `count` orders and change some; 0 when every check is right, 1 when one is not."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    # That its API is open, on this machine and for these seconds, is no news to anybody.
+    logging.getLogger("ordersys.api.access").setLevel(logging.ERROR)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: the home is removed
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ordersys-demo-") as home:
