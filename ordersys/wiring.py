@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_ANSWER_SECONDS = 0.5
 _API_THREADS = 64
 """For requests that are answered and done."""
 
@@ -290,8 +291,11 @@ class ApiPart(_Started):
             rates=rates_of(settings.api_rate_limit),
             cors_origins=settings.api_cors_origins,
             max_streams=settings.api_max_streams,
+            checks={"key-database": guard.reachable},
         )
-        app = create_app(products, orders, deadline=settings.deadline_seconds, options=options)
+        # A little more than the services give themselves: their own answer, that nobody answered them, is to arrive.
+        deadline = settings.deadline_seconds + _ANSWER_SECONDS
+        app = create_app(products, orders, deadline=deadline, options=options)
         # A stream holds one thread as long as it lasts.
         server = ApiServer(app, settings.api_bind, _API_THREADS + settings.api_max_streams)
         await asyncio.to_thread(server.start)

@@ -95,6 +95,10 @@ class Guard:
             raise errors.Unauthenticated(f"without a key only this machine's own names are served, not {host!r:.100}")
         return Caller(f"address {address}", frozenset(Scope))
 
+    def reachable(self) -> bool:
+        """True when the database of the keys answers; raises Unavailable when it does not."""
+        return self._keys.reachable()
+
     def _is_open(self) -> bool:
         return self._tokens is None and not self._keys.in_use()
 

@@ -1,5 +1,6 @@
 """The Flask app: what every resource shares. Nothing is connected here; the channels are handed in."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -25,6 +26,7 @@ from ordersys.api import (
 )
 from ordersys.api.access import Access
 from ordersys.api.feed import Feed
+from ordersys.api.health import Probe
 from ordersys.api.metrics import Metrics
 from ordersys.api.rates import Rates
 from ordersys.api.upstream import Upstream
@@ -51,6 +53,7 @@ class Options:
     rates: Rates | None = None
     cors_origins: tuple[str, ...] = ()  # "*" = any
     max_streams: int = 100
+    checks: Mapping[str, Probe] = field(default_factory=dict)  # what /readyz looks at beside the two services
 
 
 def create_app(
@@ -90,7 +93,7 @@ def create_app(
     app.register_api(products.resource(product_service))
     app.register_api(orders.resource(product_service, order_service))
     app.register_api(events.resource(feed))
-    app.register_api(health.resource((product_service, order_service)))
+    app.register_api(health.resource((product_service, order_service), options.checks))
     dashboard.register(app, order_service)
     docs.register(app)
     return app

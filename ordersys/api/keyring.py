@@ -54,6 +54,11 @@ class KeyRing:
             self._in_use = self._any.get("")
         return self._in_use
 
+    def reachable(self) -> bool:
+        """True when the database answers, whatever is remembered of it; raises Unavailable when it does not."""
+        self._store.any()
+        return True
+
     def find(self, text: str) -> Key:
         """The key of this text, if it is good now; raises Unauthenticated, and Unavailable when nobody can tell."""
         parts = keys.parts(text)
