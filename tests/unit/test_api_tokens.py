@@ -201,6 +201,12 @@ def test_rubbish(rsa_only: Tokens, rubbish: str) -> None:
     refusal(rsa_only, rubbish)
 
 
+def test_a_token_with_a_condition_that_nobody_here_knows_is_refused(rsa_only: Tokens) -> None:
+    """RFC 7515 section 4.1.11."""
+    token = jwt.encode(claims(), RSA, "RS256", headers={"x-only-on": "sunday", "crit": ["x-only-on"]})
+    refusal(rsa_only, token)
+
+
 @pytest.mark.parametrize("payload", [b"[]", b"x", b"[" * 100_000, b'"text"', b'{"exp": NaN}', b'{"exp": 1e999}'])
 def test_a_signed_payload_that_is_no_set_of_claims(rsa_only: Tokens, payload: bytes) -> None:
     refusal(rsa_only, jwt.PyJWS().encode(payload, RSA, "RS256"))
