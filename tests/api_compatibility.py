@@ -13,7 +13,7 @@ LOWER, UPPER = (
     ("minimum", "exclusiveMinimum", "minLength", "minItems"),
     (*("maximum", "exclusiveMaximum", "maxLength", "maxItems"),),
 )
-OPAQUE = ("pattern", "format", "const", "not", "multipleOf", "uniqueItems")
+OPAQUE = ("pattern", "format", "const", "not", "anyOf", "oneOf", "multipleOf", "uniqueItems")
 """What is either the same or another: nobody compares two patterns."""
 
 

@@ -136,8 +136,9 @@ class WriteHeader(Parameters):
 
 
 def _describe_if_match(schema: dict[str, Any]) -> None:
-    del schema["default"]  # an empty header is not the same as none: it is refused
-    schema |= {"pattern": '^(\\*|"[1-9][0-9]{0,17}")$', "example": '"3"'}
+    del schema["default"], schema["type"]  # an empty header is not the same as none: it is refused
+    etag = {"type": "string", "pattern": '^"[1-9][0-9]{0,17}"$'}
+    schema |= {"anyOf": [etag, {"type": "string", "const": "*"}], "example": '"3"'}
 
 
 class ChangeHeader(WriteHeader):
