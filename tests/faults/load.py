@@ -25,6 +25,8 @@ RESTOCK = 10_000_000
 CHANGEABLE = 20
 """How many of its newest orders a caller goes on changing."""
 CALL_SECONDS = 5.0
+SECONDS_PER_ANSWER = 0.05
+"""Of all callers together, on a machine that has much else to do."""
 
 Answered = TypeVar("Answered")
 
@@ -178,7 +180,8 @@ class Load:
     def goes_on(self, more: int = 40) -> None:
         """Wait until so many more calls are answered."""
         wanted = self.answered + more
-        until(lambda: self.answered >= wanted or bool(self._failures), f"{more} more answers", self.patience)
+        patience = self.patience + more * SECONDS_PER_ANSWER
+        until(lambda: self.answered >= wanted or bool(self._failures), f"{more} more answers", patience)
         self._check()
 
     def stop(self) -> Books:

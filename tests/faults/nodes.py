@@ -192,9 +192,11 @@ class PostgresCluster(Node):
     def __init__(self, folder: Path, programs: Path) -> None:
         super().__init__(folder)
         self._programs = programs
-        self._user = "postgres" if os.geteuid() == 0 else None
-        if self._user:
-            os.chown(folder, pwd.getpwnam(self._user).pw_uid, -1)
+        # A program of its own changes the user: Popen would fork for it, and gRPC's threads do not survive that.
+        self._as_user: list[str] = []
+        if os.geteuid() == 0:
+            os.chown(folder, pwd.getpwnam("postgres").pw_uid, -1)
+            self._as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--"]
         self._run("initdb", "--pgdata", "data", "--username", "postgres", "--auth", "trust", "--no-sync", "--locale=C")
 
     def crash(self) -> None:
@@ -241,10 +243,9 @@ class PostgresCluster(Node):
         settings = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "fsync": "on"}
         options = [f"--{name}={value}" for name, value in settings.items()]
         return subprocess.Popen(
-            [str(self._programs / "postgres"), "-D", "data", *options],
+            [*self._as_user, str(self._programs / "postgres"), "-D", "data", *options],
             env=self._environment,
             cwd=self.folder,
-            user=self._user,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -261,10 +262,9 @@ class PostgresCluster(Node):
 
     def _run(self, program: str, *arguments: str) -> None:
         subprocess.run(
-            [str(self._programs / program), *arguments],
+            [*self._as_user, str(self._programs / program), *arguments],
             env=self._environment,
             cwd=self.folder,
-            user=self._user,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=True,

@@ -26,6 +26,12 @@ DATABASES = [f"ORDERSYS_{name}_DATABASE_URL" for name in ("PRODUCT", "ORDER", "N
 DEADLINE = {"ORDERSYS_DEADLINE_SECONDS": str(DEADLINE_SECONDS)}
 MEGABYTES = 24
 
+
+def megabytes(rounds: int) -> int:
+    """A disk that what the load writes in so many rounds does not fill by itself."""
+    return MEGABYTES + 4 * rounds
+
+
 Hurt = Callable[[Fleet], AbstractContextManager[str]]
 """Hurts while the block runs, and gives the reason that callers must be told."""
 
@@ -72,7 +78,7 @@ UNANSWERED = "order-service did not answer"
 
 def test_row_13_disk_full_and_quota_on_the_embedded_engine(tmp_path: Path, rounds: int, seed: int) -> None:
     """The disk with all databases and the broker is full; or one service's files may not grow (EFBIG)."""
-    with small_disk(tmp_path / "home", MEGABYTES) as disk, Backend(tmp_path, DEADLINE) as backend:
+    with small_disk(tmp_path / "home", megabytes(rounds)) as disk, Backend(tmp_path, DEADLINE) as backend:
 
         @contextmanager
         def full(_fleet: Fleet) -> Iterator[str]:
@@ -104,7 +110,10 @@ def limited(pid: int) -> Iterator[None]:
 
 def test_row_13_disk_full_and_read_only_on_postgresql(tmp_path: Path, rounds: int, seed: int) -> None:
     """Read-only as when it fails over: the old primary takes no writes any more, then there is one that does."""
-    with nodes.postgres_cluster() as cluster, small_disk(cluster.folder / "small", MEGABYTES, "postgres") as disk:
+    with (
+        nodes.postgres_cluster() as cluster,
+        small_disk(cluster.folder / "small", megabytes(rounds), "postgres") as disk,
+    ):
         url = cluster.database(tablespace=cluster.folder / "small")
 
         @contextmanager
