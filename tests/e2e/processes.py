@@ -31,8 +31,11 @@ _READY = {
     "api": "REST API listens on",
     "up": "REST API listens on",
 }
-# Below the range from which systems take the ports of outgoing connections, so that a port stays free until it is used.
-_ports = itertools.count(15_000 + os.getpid() % 10_000)
+# Below the range from which systems take the ports of outgoing connections, so that a port stays free until it is used,
+# and every so-many-th only: the workers that run the tests side by side take the others.
+_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_ports = itertools.count(15_000 + _workers * (os.getpid() % (10_000 // _workers)) + _worker, _workers)
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = SECONDS) -> None:
