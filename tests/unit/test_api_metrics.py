@@ -194,7 +194,9 @@ def test_two_gateways_in_one_process_count_apart(http: FlaskClient, products: Fa
 
 
 @pytest.mark.parametrize(
-    ("scopes", "status"), [({Scope.ADMIN}, 200), ({Scope.ORDERS_READ, Scope.STOCK_WRITE}, 403), (None, 401)], ids=str
+    ("scopes", "status"),
+    [({Scope.ADMIN}, 200), ({Scope.ORDERS_READ, Scope.STOCK_WRITE}, 403), (None, 401)],
+    ids=["admin", "others", "nobody"],
 )
 def test_metrics_are_for_the_admin(scopes: set[Scope] | None, status: int) -> None:
     class Gate:
