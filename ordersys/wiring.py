@@ -303,6 +303,7 @@ class ApiPart(_Started):
         self.undo(lambda _: asyncio.to_thread(app.extensions["ordersys.feed"].close))
         self.address = server.address
         logger.info("%s listens on http://%s", self.name, self.address)
+        guard.say_if_open()
 
     async def _guard(self) -> "Guard":
         from ordersys.api.access import Guard

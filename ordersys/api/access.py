@@ -61,18 +61,21 @@ class Guard:
         self._keys = key_ring
         self._tokens = tokens
         self._within = _is_this_machine(bind.rpartition(":")[0].strip("[]"))
-        if not self._is_open():
-            return
-        if not self._within:
+        self._began_open = self._is_open()
+        if self._began_open and not self._within:
             raise errors.UsageError(
                 f"without a key the API would be open to everybody on {bind}: make one first with"
                 " `ordersys keys create --name NAME --scope SCOPE`, or set ORDERSYS_API_JWT_JWKS_URL or"
                 " ORDERSYS_API_JWT_PUBLIC_KEY_FILE, or listen on 127.0.0.1"
             )
-        logger.warning(
-            "the API is open: there is no API key yet, so that everybody on this machine may do everything;"
-            " `ordersys keys create` makes the first one and closes the API within seconds"
-        )
+
+    def say_if_open(self) -> None:
+        """Warn whoever started the API that it asks nobody who they are."""
+        if self._began_open:
+            logger.warning(
+                "the API is open: there is no API key yet, so that everybody on this machine may do everything;"
+                " `ordersys keys create` makes the first one and closes the API within seconds"
+            )
 
     def identify(self, headers: Mapping[str, str], address: str) -> Caller:
         """A key in `X-API-Key` goes first; what was sent is checked even while the API is open."""

@@ -112,7 +112,7 @@ WRONG: list[tuple[str, list[str]]] = [
     ("notify --mode topic --queue notify.topic --bind order.created", ["notify.topic", "another name"]),
     ("serve-product --bind 50051", ["50051", "HOST:PORT"]),
     ("serve-product --bind 203.0.113.1:1", ["203.0.113.1:1", "cannot listen"]),
-    ("api --bind 203.0.113.1:1", ["203.0.113.1:1", "cannot listen"]),
+    ("api --bind 203.0.113.1:1", ["203.0.113.1:1", "ordersys keys create"]),
     ("serve-product --database-url nonsense", ["sqlite:///FILE", "postgresql"]),
     ("serve-product --database-url sqlite://", ["sqlite:///FILE"]),
     ("serve-order --database-url mysql://user:s3cret-word@host/shop", ["sqlite:///FILE", "postgresql"]),

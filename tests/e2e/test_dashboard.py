@@ -197,7 +197,9 @@ def test_a_hostile_name_is_only_text(shop: Backend, open_page: Open) -> None:
 
 
 def test_a_paused_stream_holds_still_and_misses_nothing(shop: Backend, open_page: Open) -> None:
+    before = place(shop)
     page = live(open_page(shop))
+    expects(entries(page, before)).to_have_count(1)  # what happened before has come, and is not counted below
     page.click("#pause")
     order = place(shop)
 
@@ -256,7 +258,7 @@ def test_a_service_that_is_away_is_named_and_its_data_marked(own: Backend, open_
     expects(page.locator("#products tbody tr")).to_have_count(len(PRODUCTS))
 
     products.stop(signal.SIGTERM)
-    expects(page.locator("#services .note")).to_have_text("1 of 3 in trouble")
+    expects(page.locator("#services .note")).to_have_text("1 of 4 in trouble")
     expects(page.locator("#services li", has_text="product-service")).to_contain_text("unavailable")
     expects(page.locator("#products")).to_have_attribute("data-state", "stale")
     expects(page.locator("#products tbody tr")).to_have_count(len(PRODUCTS))

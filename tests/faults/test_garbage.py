@@ -32,14 +32,14 @@ MORE_MB = 60
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = b"\0\0\0\x04\0\0\0\0\0"
 PING = b"\0\0\x08\x06\0\0\0\0\0rubbish!"
-POST = b"POST /api/v1/orders HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+POST = b"POST /api/v1/orders HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 CHUNK = b"fffff\r\n" + b"x" * 0xFFFFF + b"\r\n"
 NOISE = random.Random(16).randbytes(5_000)  # noqa: S311 - the same every time
 
 ON_GRPC = {
     "noise": NOISE,
     "nothing but zeros": bytes(100_000),
-    "HTTP/1.1": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "HTTP/1.1": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "a TLS hello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
     "half a preface": PREFACE[:10],
     "noise after the preface": PREFACE + NOISE,
@@ -55,7 +55,7 @@ ON_HTTP = {
     "HTTP/2": (PREFACE + SETTINGS, 505),
     "nothing but zeros": (bytes(100_000) + b"\r\n\r\n", 414),
     "a path without end": (b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\n\r\n", 414),
-    "20,000 headers": (b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"x: y\r\n" * 20_000 + b"\r\n", 413),
+    "20,000 headers": (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + b"x: y\r\n" * 20_000 + b"\r\n", 413),
     "a body of 5 MB": (POST + b"Content-Length: 5000000\r\n\r\n" + b"x" * 5_000_000, 413),
     "a body of any size": (POST + b"Content-Length: 99999999999999999999\r\n\r\n{}", 413),
     "a body of less than nothing": (POST + b"Content-Length: -5\r\n\r\n{}", 400),

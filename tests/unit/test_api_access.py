@@ -337,8 +337,10 @@ SOMEWHERE = (
 def test_without_a_key_this_machine_may_do_everything(
     ring: KeyRing, caplog: pytest.LogCaptureFixture, bind: str
 ) -> None:
-    ask = asking(an_app(Guard(bind, ring, None)))
+    guard = Guard(bind, ring, None)
+    guard.say_if_open()
     assert [(record.levelname, "the API is open" in record.message) for record in caplog.records] == [("WARNING", True)]
+    ask = asking(an_app(guard))
     assert "ordersys keys create" in caplog.text
     assert ask().get_json() == {"caller": "address 127.0.0.1", "customer": "", "scopes": sorted(Scope)}
     assert ask("/write", "POST").status_code == 200
