@@ -5,6 +5,7 @@ Heavy things are imported where they are used, so that `ordersys --help` answers
 """
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -57,7 +58,19 @@ def main() -> NoReturn:
         code = app(standalone_mode=False)
     except Exception as error:  # noqa: BLE001 - the one place where an error becomes a message and an exit code
         code = _report(error)
+    _let_go_of_stdout()
     sys.exit(code)
+
+
+def _let_go_of_stdout() -> None:
+    """Whoever read us may have gone: what they left unread must not become an error of ours at the exit.
+
+    https://docs.python.org/3/library/signal.html#note-on-sigpipe
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(error: Exception) -> int:

@@ -77,15 +77,20 @@ def test_publisher_and_subscription_survive_closed_connections_and_nothing_is_lo
     consumer = threading.Thread(target=consume)
     consumer.start()
     publisher = site.broker().publisher()
-    closers = [threading.Timer(after, rabbitmqctl, (site, "close_all_connections", "test")) for after in (0.3, 1.5)]
-    for closer in closers:
-        closer.start()
-    names = [str(number) for number in range(2500)]
-    for start in range(0, len(names), 25):
-        publish_until_confirmed(publisher, [to(queue, name) for name in names[start : start + 25]])
+
+    def close_three_times() -> None:
+        for _ in range(3):
+            rabbitmqctl(site, "close_all_connections", "test")
+
+    closer = threading.Thread(target=close_three_times)
+    closer.start()
+    names: list[str] = []
+    while closer.is_alive() or len(names) < 2500:
+        step = [str(len(names) + number) for number in range(25)]
+        publish_until_confirmed(publisher, [to(queue, name) for name in step])
+        names += step
         time.sleep(0.02)
-    for closer in closers:
-        closer.join()
+    closer.join()
     complete = eventually(lambda: set(seen) == set(names), 30.0)
     done.set()
     consumer.join()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -221,7 +222,9 @@ def test_the_reader_of_the_command_leaving_loses_nothing(site: tuple[str, str], 
     notify += ["--database-url", site[1]]
     published = sent.created(30)
 
-    first = subprocess.Popen(notify, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # Buffered as it is by default, so that something is left to be written at the exit.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    first = subprocess.Popen(notify, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
     assert first.stdout is not None
     line = first.stdout.readline()
     first.stdout.close()
