@@ -133,7 +133,7 @@ def main() -> None:
         }
         command = [str(Path(sys.executable).with_name("ordersys")), "up"]
         with (Path(home) / "log").open("wb") as log:
-            server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)  # noqa: S603 - ours
+            server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
             compare(port, chosen)
         finally:

@@ -5,6 +5,7 @@ Heavy things are imported where they are used, so that `ordersys --help` answers
 """
 
 import json
+import logging
 import os
 import sys
 import traceback
@@ -15,13 +16,19 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from ordersys import __version__
+from ordersys.bench import command as load
 from ordersys.client import verbs
-from ordersys.core import errors
-from ordersys.operate import access, books, messages, setup
+from ordersys.core import errors, grpc_log
+from ordersys.core.redaction import redacted
+from ordersys.operate import access, books, certs, health, messages, rights, setup
+from ordersys.operate.doctor.command import doctor
+from ordersys.operate.top.command import top
 
 if TYPE_CHECKING:
     from ordersys.lifecycle import Part
     from ordersys.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 REFUSED, USAGE, UNREACHABLE = 1, 2, 3
 
@@ -35,13 +42,20 @@ app = typer.Typer(
 app.add_typer(verbs.app, name="client", help="Talk to the running services.")
 _OPERATION = "Operation"
 app.command("config", rich_help_panel=_OPERATION)(setup.config)
+setup.database.command("permissions")(rights.db_permissions)
+app.command("health", rich_help_panel=_OPERATION)(health.health)
+app.command("doctor", rich_help_panel=_OPERATION)(doctor)
+app.command("top", rich_help_panel=_OPERATION)(top)
 app.add_typer(setup.database, name="db", rich_help_panel=_OPERATION)
+setup.exchanges.command("permissions")(rights.topology_permissions)
 app.add_typer(setup.exchanges, name="topology", rich_help_panel=_OPERATION)
+app.add_typer(certs.certificates, name="certs", rich_help_panel=_OPERATION, no_args_is_help=True)
 app.add_typer(access.keys, name="keys", rich_help_panel=_OPERATION)
 app.add_typer(messages.dead, name="dlq", rich_help_panel=_OPERATION)
 app.add_typer(messages.log, name="events", rich_help_panel=_OPERATION)
 app.add_typer(books.inventory, name="inventory", rich_help_panel=_OPERATION)
 app.add_typer(books.order, name="order", rich_help_panel=_OPERATION)
+app.command("bench", rich_help_panel="Everything at once")(load.bench)
 
 Bind = Annotated[str | None, typer.Option("--bind", metavar="HOST:PORT", help="Where to listen; port 0 = any.")]
 DatabaseUrl = Annotated[str | None, typer.Option("--database-url", help="sqlite:///FILE or postgresql+psycopg://...")]
@@ -49,11 +63,15 @@ BrokerUrl = Annotated[str | None, typer.Option("--broker-url", help="sqlite:///F
 ProductAddress = Annotated[str | None, typer.Option("--product-address", metavar="HOST:PORT")]
 OrderAddress = Annotated[str | None, typer.Option("--order-address", metavar="HOST:PORT")]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder of the JSON seed files.")]
+Insecure = Annotated[
+    bool | None, typer.Option("--insecure", help="Serve without TLS also to other machines: everybody can listen in.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document, or one object per line.")]
 
 
 def main() -> NoReturn:
     """The `ordersys` command."""
+    grpc_log.quiet()
     try:
         code = app(standalone_mode=False)
     except Exception as error:  # noqa: BLE001 - the one place where an error becomes a message and an exit code
@@ -77,28 +95,41 @@ def _report(error: Exception) -> int:
     """Say on stderr what went wrong, in one line; the exit code."""
     if type(error).__name__ == "NoArgsIsHelpError":  # the help has been printed
         return USAGE
-    if "--debug" in sys.argv:
-        traceback.print_exception(error)
+    if "--debug" in sys.argv and not _logs_json():
+        print(redacted("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     # What the parser raises has this method; its class is click's or typer's own, by version.
     if format_message := getattr(error, "format_message", None):
         command = getattr(getattr(error, "ctx", None), "command_path", "ordersys")
-        _complain(errors.UsageError.code, f"{format_message()} (see {command} --help)")
+        _complain(errors.UsageError.code, f"{format_message()} (see {command} --help)", error)
         return USAGE
     if not isinstance(error, errors.OrdersysError):
         hint = "" if "--debug" in sys.argv else " (ordersys --debug ... shows where)"
-        _complain(errors.Internal.code, f"{type(error).__name__}: {error}{hint}")
+        _complain(errors.Internal.code, f"{type(error).__name__}: {error}{hint}", error)
         return REFUSED
-    _complain(error.code, error.message)
+    _complain(error.code, error.message, error)
     if isinstance(error, errors.UsageError):
         return USAGE
     return UNREACHABLE if isinstance(error, errors.Unavailable) else REFUSED
 
 
-def _complain(code: str, message: str) -> None:
+def _logs_json() -> bool:
+    """True for a role whose stderr is read by programs."""
+    if not logging.getLogger().handlers:
+        return False
+    from ordersys import logs
+
+    return logs.speak_json()
+
+
+def _complain(code: str, message: str, error: Exception) -> None:
+    line = redacted(" ".join(message.split()))
+    if _logs_json():
+        trace = error if "--debug" in sys.argv else None
+        logger.critical("%s", line, exc_info=trace, extra={"ecs": {"error.code": code}})
+        return
     from rich.console import Console
     from rich.text import Text
 
-    line = " ".join(message.split())
     text = Text.assemble(("error", "bold red"), ": ", (code, "bold"), ": ", line)
     Console(stderr=True, soft_wrap=True, highlight=False).print(text)
 
@@ -124,24 +155,51 @@ def root(
 
 @app.command("serve-product", rich_help_panel="Roles")
 def serve_product(
-    bind: Bind = None, database_url: DatabaseUrl = None, order_address: OrderAddress = None, data: Data = None
+    bind: Bind = None,
+    database_url: DatabaseUrl = None,
+    order_address: OrderAddress = None,
+    data: Data = None,
+    insecure: Insecure = None,
 ) -> None:
     """Run the Product Service: stock, and the door for every order."""
-    settings = _load(product_bind=bind, product_database_url=database_url, order_address=order_address, data=data)
+    settings = _load(
+        "product-service",
+        product_bind=bind,
+        product_database_url=database_url,
+        order_address=order_address,
+        data=data,
+        insecure=insecure,
+    )
     from ordersys import wiring
+    from ordersys.core.traces import Traces
 
-    _run(settings, "product-service", [wiring.ProductPart(settings, lambda: settings.order_address)])
+    traces = Traces(settings.traces)
+    part = wiring.ProductPart(settings, lambda: settings.order_address, traces)
+    _run(settings, [traces, part])
 
 
 @app.command("serve-order", rich_help_panel="Roles")
 def serve_order(
-    bind: Bind = None, database_url: DatabaseUrl = None, broker_url: BrokerUrl = None, data: Data = None
+    bind: Bind = None,
+    database_url: DatabaseUrl = None,
+    broker_url: BrokerUrl = None,
+    data: Data = None,
+    insecure: Insecure = None,
 ) -> None:
     """Run the Order Service: the record of every order, and the relay of its events."""
-    settings = _load(order_bind=bind, order_database_url=database_url, broker_url=broker_url, data=data)
+    settings = _load(
+        "order-service",
+        order_bind=bind,
+        order_database_url=database_url,
+        broker_url=broker_url,
+        data=data,
+        insecure=insecure,
+    )
     from ordersys import wiring
+    from ordersys.core.traces import Traces
 
-    _run(settings, "order-service", [wiring.OrderPart(settings)])
+    traces = Traces(settings.traces)
+    _run(settings, [traces, wiring.OrderPart(settings, traces)])
 
 
 @app.command("notify", rich_help_panel="Roles")
@@ -156,12 +214,15 @@ def notify(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Run a notification service: one line per event; several copies share a queue."""
-    settings = _load(broker_url=broker_url, notify_database_url=database_url)
+    settings = _load("notification-service", broker_url=broker_url, notify_database_url=database_url)
     from ordersys import wiring
+    from ordersys.core.traces import Traces
     from ordersys.notify.queues import queue_for
 
     consumed = queue_for(mode, bind or [], queue, settings.retry_waits)
-    _run(settings, "notification-service", [wiring.NotifierPart(settings, consumed, sys.stdout, json=as_json)])
+    traces = Traces(settings.traces)
+    part = wiring.NotifierPart(settings, consumed, sys.stdout, traces, json=as_json)
+    _run(settings, [traces, part])
 
 
 @app.command("api", rich_help_panel="Roles")
@@ -172,6 +233,7 @@ def api(
     print_openapi: Annotated[
         bool, typer.Option("--print-openapi", help="Print the OpenAPI document and exit.")
     ] = False,
+    insecure: Insecure = None,
 ) -> None:
     """Run the REST API in front of both services."""
     if print_openapi:
@@ -179,11 +241,15 @@ def api(
 
         typer.echo(wiring.openapi(), nl=False)
         return
-    settings = _load(api_bind=bind, product_address=product_address, order_address=order_address)
+    settings = _load(
+        "api", api_bind=bind, product_address=product_address, order_address=order_address, insecure=insecure
+    )
     from ordersys import wiring
+    from ordersys.core.traces import Traces
 
-    part = wiring.ApiPart(settings, lambda: settings.product_address, lambda: settings.order_address)
-    _run(settings, "api", [part])
+    traces = Traces(settings.traces)
+    part = wiring.ApiPart(settings, lambda: settings.product_address, lambda: settings.order_address, traces)
+    _run(settings, [traces, part])
 
 
 @app.command("up", rich_help_panel="Everything at once")
@@ -192,13 +258,14 @@ def up(
     home: Annotated[Path | None, typer.Option("--home", help="Folder of the embedded databases and broker.")] = None,
     broker_url: BrokerUrl = None,
     data: Data = None,
+    insecure: Insecure = None,
 ) -> None:
     """Run all roles in one process, until Ctrl-C."""
-    settings = _load(home=home, broker_url=broker_url, data=data)
+    settings = _load("ordersys", home=home, broker_url=broker_url, data=data, insecure=insecure)
     from ordersys import wiring
 
     everything = wiring.Everything(settings, lambda _: sys.stdout, json=as_json)
-    _run(settings, "ordersys", everything.parts, lambda: _welcome(settings, everything, as_json=as_json))
+    _run(settings, everything.parts, lambda: _welcome(settings, everything, as_json=as_json))
 
 
 @app.command("demo", rich_help_panel="Everything at once")
@@ -212,28 +279,41 @@ def demo(
     raise typer.Exit(story.run(orders, as_json=as_json))
 
 
-def _load(**flags: object) -> "Settings":
-    from ordersys import settings
+def _load(service: str, **flags: object) -> "Settings":
+    """A role's settings, and its log, which from here on all that is wrong goes to."""
+    from ordersys import logs, settings
+    from ordersys.core import display
 
-    return settings.load(flags)
+    logs.set_up("info", "auto", service)
+    chosen = settings.load(flags)
+    logs.set_up(chosen.log_level, chosen.log_format, service)
+    if chosen.tls_files or logs.speak_json():
+        stray = logs.stray if logs.speak_json() else None
+        logs.write_to(grpc_log.listen(handshakes=bool(chosen.tls_files), stray=stray))
+    for name, value in flags.items():
+        if isinstance(value, str) and display.masked(value) != value:
+            logger.warning(
+                "whoever may list the processes of this machine sees the password in --%s:"
+                " give it in ORDERSYS_%s, or in the file that ORDERSYS_%s_FILE names",
+                *("broker-url" if name == "broker_url" else "database-url", name.upper(), name.upper()),
+            )
+    return chosen
 
 
-def _run(
-    settings: "Settings", service: str, parts: "list[Part] | Any", ready: Callable[[], None] = lambda: None
-) -> None:
-    from ordersys import lifecycle, logs
+def _run(settings: "Settings", parts: "list[Part] | Any", ready: Callable[[], None] = lambda: None) -> None:
+    from ordersys import lifecycle
 
-    logs.set_up(settings.log_level, settings.log_format, service)
     raise typer.Exit(lifecycle.run(parts, settings.grace_seconds, ready))
 
 
 def _welcome(settings: "Settings", everything: Any, *, as_json: bool) -> None:
     """Where each part listens, and what to try next."""
     from ordersys import settings as all_settings
-    from ordersys.wiring import dialled
+    from ordersys.settings import dialled
 
     product, order, rest = (dialled(part.address) for part in (everything.product, everything.order, everything.api))
-    places = {"product_service": product, "order_service": order, "api": f"http://{rest}"}
+    web = f"https://{rest}" if settings.api_tls_cert_file else f"http://{rest}"
+    places = {"product_service": product, "order_service": order, "api": web}
     if as_json:
         print(json.dumps(places), flush=True)
         return
@@ -242,7 +322,7 @@ def _welcome(settings: "Settings", everything: Any, *, as_json: bool) -> None:
     tries = [
         f"ordersys client{flags} list-products",
         f"ordersys client{flags} place-order --product 1 --quantity 2",
-        f"curl http://{rest}/api/data",
+        f"curl {web}/api/data",
     ]
     shown = {name: value for name, value, _ in all_settings.table(settings)}
     lines = {

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from ordersys import lifecycle, settings, wiring
+from ordersys import databases, lifecycle, settings, wiring
 from ordersys.client.calls import Answer, Orders
 from ordersys.core import display, errors, events, ids, seed, topology
 from ordersys.core.events import Change, Event
@@ -89,11 +89,11 @@ def run(count: int, *, as_json: bool) -> int:
         everything = wiring.Everything(chosen, lambda queue: ears[queue.name], json=True)
         screen = _Screen(ears, count, quiet=as_json)
         with lifecycle.background(everything.parts, chosen.grace_seconds), screen:
-            product, order = (wiring.dialled(part.address) for part in (everything.product, everything.order))
+            product, order = (settings.dialled(part.address) for part in (everything.product, everything.order))
             with Orders(product, order, chosen.deadline_seconds) as orders:
                 done, checks = _story(orders, count, seed.load(chosen.data), screen)
                 _wait_until(lambda: _heard_all(done, ears), seconds=15 + count / 50)
-                checks += _checks(orders, done, ears, wiring.stock_ledger(chosen))
+                checks += _checks(orders, done, ears, databases.stock_ledger(chosen))
         _print_summary(checks, done, time.monotonic() - began, as_json=as_json)
     return 0 if all(check.right for check in checks) else 1
 

@@ -16,6 +16,7 @@ from ordersys.core import errors
 logger = logging.getLogger(__name__)
 
 INTERRUPTED = 130
+OPEN_FILES = 8192  # three servers with a thousand connections each, databases and files
 _START_SECONDS = 60.0
 _MARGIN_SECONDS = 1.0
 """What a part is given beyond its grace time to notice that it is over."""
@@ -67,6 +68,7 @@ def run(parts: Sequence[Part], grace: float, ready: Callable[[], None] = lambda:
     The last act of a process: a second signal ends it at once, and the end of the grace time ends it too, with
     the same exit code, whatever still hangs then.
     """
+    _allow_open_files()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_run(parts, grace, ready))
 
@@ -103,6 +105,18 @@ async def _run(parts: Sequence[Part], grace: float, ready: Callable[[], None]) -
             _end_after(bound, 0)
         await stop_all(parts, grace)
     return _exit_code(received)
+
+
+def _allow_open_files() -> None:
+    """Take what the system grants on request: the usual 1024 are fewer than the connections that we serve."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _end_after(seconds: float, code: int) -> None:

@@ -13,13 +13,17 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ordersys.core import errors
 from ordersys.core.display import masked
+from ordersys.core.redaction import redacted
+from ordersys.core.tls import Files, Kept, kept
 
 PREFIX = "ORDERSYS_"
 _OF_THE_TESTS = f"{PREFIX}FAULT_"  # how long and where the fault suite runs: no setting, and no mistake
+_KEY = "api_key"  # a secret as a whole; others hold one
 _PACKAGE = Path(__file__).resolve().parent
 _RATE = re.compile(r"[1-9][0-9]{0,8}/[1-9][0-9]{0,4}")
 _ORIGIN = re.compile(r"https?://[^\s/]+")
 _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+_MOST_BYTES = 64 * 1024  # of a file that holds one setting
 _HOST_PORT = re.compile(r"(?:\[[^\s\[\]/@]+\]|[^\s:\[\]/@]+):([0-9]{1,5})")
 
 
@@ -34,6 +38,10 @@ def _address(value: str) -> str:
     if _bind(value).rpartition(":")[2].strip("0") == "":
         raise ValueError(f"{value!r} has port 0, which nobody can call")
     return value
+
+
+def _admin_bind(value: str) -> str:
+    return value if value == "off" else _bind(value)
 
 
 def _broker_url(value: str) -> str:
@@ -62,6 +70,7 @@ def _database_url(value: str) -> str:
 
 Bind = Annotated[str, AfterValidator(_bind)]
 Address = Annotated[str, AfterValidator(_address)]
+AdminBind = Annotated[str, AfterValidator(_admin_bind)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 
 
@@ -115,6 +124,38 @@ class Settings(BaseSettings):
     api_jwt_customer_claim: str = Field(
         default="customer_id", min_length=1, description="the claim that ties a bearer token to one customer"
     )
+    product_admin_bind: AdminBind = Field(
+        default="127.0.0.1:9101", description="where serve-product answers /metrics, /healthz and /readyz, or off"
+    )
+    order_admin_bind: AdminBind = Field(default="127.0.0.1:9102", description="the same for serve-order")
+    notify_admin_bind: AdminBind = Field(default="127.0.0.1:9103", description="the same for notify")
+    tls_ca_file: str = Field(default="", description="PEM file of the CA that the services' certificates must be from")
+    tls_cert_file: str = Field(default="", description="PEM file of this process's own certificate and its chain")
+    tls_key_file: str = Field(default="", description="PEM file of the key of that certificate")
+    tls_client_cert: Literal["required", "none"] = Field(
+        default="required", description="whether gRPC callers must show a certificate from that CA"
+    )
+    tls_product_identity: str = Field(
+        default="product-service", min_length=1, description="the name in the certificate of who may process orders"
+    )
+    tls_admin_identities: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("operator", "api"), description="the names in the certificates of who may use the admin calls"
+    )
+    insecure: bool = Field(default=False, description="serve without TLS also beyond this machine")
+    api_key: str = Field(
+        default="", repr=False, description="the key that `top` and `bench` show to the API, once it asks for one"
+    )
+    api_tls_cert_file: str = Field(default="", description="PEM file of the API's certificate: it serves https")
+    api_tls_key_file: str = Field(default="", description="PEM file of the key of that certificate")
+    api_tls_client_ca_file: str = Field(
+        default="", description="PEM file of the CA whose certificates the API's clients must show"
+    )
+    broker_ca_file: str = Field(default="", description="CA of an amqps:// broker; default: that of the services")
+    broker_cert_file: str = Field(default="", description="certificate shown to it; default: this process's own")
+    broker_key_file: str = Field(default="", description="PEM file of the key of that certificate")
+    traces: Literal["off", "otlp"] = Field(
+        default="off", description="export traces with OTLP; the OTEL_* variables say where to"
+    )
     data: Path = Field(default_factory=default_data, description="folder of the JSON seed files")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level logged")
     log_format: Literal["auto", "console", "json"] = Field(
@@ -134,7 +175,7 @@ class Settings(BaseSettings):
         default=10.0, ge=0, le=3600, description="how long work in flight may take after SIGTERM"
     )
 
-    @field_validator("retry_waits", "api_cors_origins", "api_jwt_algorithms", mode="before")
+    @field_validator("retry_waits", "api_cors_origins", "api_jwt_algorithms", "tls_admin_identities", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -175,26 +216,105 @@ class Settings(BaseSettings):
                 file = self.home / f"{name.removesuffix('_database')}.db"
                 object.__setattr__(self, f"{name}_url", f"sqlite:///{file}")
 
+    @property
+    def tls_files(self) -> Files:
+        """This process's own certificate and its CA; false when none is named."""
+        return Files(self.tls_ca_file, self.tls_cert_file, self.tls_key_file)
+
+    @property
+    def api_tls_files(self) -> Files:
+        """The certificate files of the API, with the CA of its clients."""
+        names = ("api_tls_client_ca_file", "api_tls_cert_file", "api_tls_key_file")
+        return Files(self.api_tls_client_ca_file, self.api_tls_cert_file, self.api_tls_key_file, names)
+
+    @property
+    def broker_tls_files(self) -> Files:
+        """The certificate files for the broker; where it has none of its own, those of this process."""
+        ca = "broker_ca_file" if self.broker_ca_file else "tls_ca_file"
+        own = "broker" if self.broker_cert_file or self.broker_key_file else "tls"
+        names = (ca, f"{own}_cert_file", f"{own}_key_file")
+        return Files(getattr(self, ca), getattr(self, names[1]), getattr(self, names[2]), names)
+
+    def tls(self) -> Kept | None:
+        """What they hold, None when none is named; raises UsageError when a file is missing or wrong."""
+        return kept(self.tls_files)
+
+
+def dialled(address: str) -> str:
+    """Where to call what listens on this address: a wildcard is reached over loopback."""
+    host, _, port = address.rpartition(":")
+    if host in ("0.0.0.0", ""):  # noqa: S104 - compared, not bound
+        return f"127.0.0.1:{port}"
+    return f"[::1]:{port}" if host == "[::]" else address
+
 
 def load(overrides: Mapping[str, object] | None = None) -> Settings:
     """The settings of this process; `overrides` are the flags that were given (None = not given).
 
-    Raises UsageError naming the variable or flag and what would be right.
+    A setting that may hold a secret can stand in a file that ORDERSYS_..._FILE names. Raises UsageError naming the
+    variable or flag and what would be right.
     """
     _refuse_unknown(os.environ)
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    files = _secret_files(os.environ)
     try:
-        return Settings(**given)  # type: ignore[arg-type]
+        return Settings(**{**files, **given})  # type: ignore[arg-type]
     except ValidationError as error:
-        problems = [
-            f"{PREFIX}{str(each['loc'][0]).upper()}: {each['msg'].removeprefix('Value error, ')}"
-            for each in error.errors()
-        ]
+        problems = []
+        for each in error.errors():
+            name = str(each["loc"][0])
+            variable = f"{PREFIX}{name.upper()}{'_FILE' if name in files and name not in given else ''}"
+            problems.append(f"{variable}: {redacted(each['msg'].removeprefix('Value error, '))}")
         raise errors.UsageError("; ".join(problems)) from error
 
 
+def environment_of(**chosen: object) -> dict[str, str]:
+    """The environment of a process of our own that has these settings and no others: its command line tells none."""
+    own = {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
+    return own | {PREFIX + name.upper(): str(value) for name, value in chosen.items()}
+
+
+def _may_be_secret() -> list[str]:
+    return [name for name, field in Settings.model_fields.items() if not field.repr]
+
+
+def _secret_files(environment: Mapping[str, str]) -> dict[str, str]:
+    """What stands in the files that ORDERSYS_..._FILE name, by setting; an empty variable is none."""
+    given = {name.upper() for name, value in environment.items() if value}
+    found = {}
+    for name, file in secret_files(environment).items():
+        variable = f"{PREFIX}{name.upper()}"
+        if variable in given:
+            raise errors.UsageError(f"set {variable} or {variable}_FILE, not both")
+        found[name] = _line_of(file, f"{variable}_FILE")
+    return found
+
+
+def secret_files(environment: Mapping[str, str] | None = None) -> dict[str, Path]:
+    """The files that ORDERSYS_..._FILE name, by setting, there or not."""
+    given = {name.upper(): value for name, value in (environment or os.environ).items()}
+    files = {name: given.get(f"{PREFIX}{name.upper()}_FILE", "") for name in _may_be_secret()}
+    return {name: Path(file).expanduser() for name, file in files.items() if file}
+
+
+def _line_of(file: Path, variable: str) -> str:
+    """The one line of this file; the errors quote nothing of it."""
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(_MOST_BYTES + 1)
+        text = content.decode().removesuffix("\n").removesuffix("\r")
+    except OSError as error:
+        raise errors.UsageError(f"{variable}: {file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise errors.UsageError(f"{variable}: {file} is not text in UTF-8") from None
+    if not text or "\n" in text or len(content) > _MOST_BYTES:
+        setting = variable.removesuffix("_FILE")
+        raise errors.UsageError(f"{variable}: {file} must hold one line: the value of {setting}")
+    return text
+
+
 def _refuse_unknown(environment: Iterable[str]) -> None:
-    known = [name.upper() for name in Settings.model_fields]
+    known = [*(name.upper() for name in Settings.model_fields), *(f"{name.upper()}_FILE" for name in _may_be_secret())]
     for name in environment:
         if name.upper().startswith(_OF_THE_TESTS):
             continue
@@ -207,7 +327,11 @@ def _refuse_unknown(environment: Iterable[str]) -> None:
 def table(settings: Settings) -> list[tuple[str, str, str]]:
     """Variable, value with its secrets masked, and what it is for."""
     return [
-        (PREFIX + name.upper(), _shown(getattr(settings, name)), field.description or "")
+        (
+            PREFIX + name.upper(),
+            "***" if name == _KEY and settings.api_key else _shown(getattr(settings, name)),
+            field.description or "",
+        )
         for name, field in Settings.model_fields.items()
     ]
 

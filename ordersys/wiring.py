@@ -2,23 +2,25 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
 from ordersys.broker.broker import Broker
-from ordersys.core import ids, migrations, retention, seed, topology
-from ordersys.core.database import Database
-from ordersys.core.server import GrpcServer
+from ordersys.core import callers, errors, ids, seed, spans, tls, topology
+from ordersys.core.limits import Limits
+from ordersys.core.metrics import Registry
+from ordersys.core.readiness import Check
+from ordersys.core.server import GrpcServer, Observer
 from ordersys.core.topology import Queue, Topology
+from ordersys.core.traces import Traces
 from ordersys.lifecycle import Part
-from ordersys.settings import Settings
+from ordersys.role import Role, cancel, checks_of
+from ordersys.settings import Settings, dialled
 
 if TYPE_CHECKING:
     from ordersys.api.access import Guard
-    from ordersys.api.store import KeyStore
     from ordersys.notify.consumer import Notifier
-    from ordersys.notify.inbox import Attempt
 
 logger = logging.getLogger(__name__)
 
@@ -38,60 +40,7 @@ def broker(settings: Settings) -> Broker:
         return SqliteBroker(settings.broker_url)
     from ordersys.broker.rabbitmq import RabbitBroker
 
-    return RabbitBroker(settings.broker_url)
-
-
-def chains(settings: Settings) -> list[tuple[str, str, migrations.Chain]]:
-    """(service, database URL, its migrations) of every service that has a database."""
-    from ordersys.api import store as api_store
-    from ordersys.notify import inbox
-    from ordersys.order import store as order_store
-    from ordersys.product import store as product_store
-
-    return [
-        ("product", settings.product_database_url, product_store.CHAIN),
-        ("order", settings.order_database_url, order_store.CHAIN),
-        ("notify", settings.notify_database_url, inbox.CHAIN),
-        ("api", settings.api_database_url, api_store.CHAIN),
-    ]
-
-
-def seed_all(settings: Settings) -> dict[str, bool]:
-    """Load the seed files into the databases that are empty; which services' were."""
-    from ordersys.order import store as order_store
-    from ordersys.product import store as product_store
-
-    content = seed.load(settings.data)
-    with _opened(settings.product_database_url, product_store.CHAIN) as database:
-        products = product_store.ProductStore(database).seed(content, ids.now_us())
-    with _opened(settings.order_database_url, order_store.CHAIN) as database:
-        orders = order_store.OrderStore(database).seed(content)
-    return {"product": products, "order": orders}
-
-
-def notified(settings: Settings, order_id: str) -> "list[Attempt]":
-    """What the notifiers made of an order's events, oldest first."""
-    from ordersys.notify.inbox import CHAIN, Inbox
-
-    with _opened(settings.notify_database_url, CHAIN) as database:
-        return Inbox(database).history(order_id)
-
-
-def stock_ledger(settings: Settings) -> dict[str, int]:
-    """The sum of every product's ledger: what must be available."""
-    from ordersys.product.store import CHAIN, ProductStore
-
-    with _opened(settings.product_database_url, CHAIN) as database:
-        return ProductStore(database).ledger()
-
-
-@contextmanager
-def api_keys(settings: Settings) -> "Iterator[KeyStore]":
-    """The API's keys, to make and to revoke some."""
-    from ordersys.api.store import CHAIN, KeyStore
-
-    with _opened(settings.api_database_url, CHAIN) as database:
-        yield KeyStore(database)
+    return RabbitBroker(settings.broker_url, settings.broker_tls_files)
 
 
 def openapi() -> str:
@@ -101,133 +50,149 @@ def openapi() -> str:
     return docs.printed()
 
 
-@contextmanager
-def _opened(url: str, chain: migrations.Chain) -> Iterator[Database]:
-    database = Database(url)
-    try:
-        migrations.upgrade(database, chain)
-        yield database
-    finally:
-        database.close()
+def _own_tls(settings: Settings, name: str, bind: str) -> tls.Kept | None:
+    """The certificates of a service that listens there; raises UsageError when they are wrong, or it needs some."""
+    own = settings.tls()
+    tls.refuse_exposed(f"the {name}", bind, tls=own is not None, insecure=settings.insecure)
+    return own
 
 
-async def _cancel(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.wait((task,))
+def _rules(settings: Settings) -> dict[str, callers.Rule] | None:
+    """Who may call what; None when callers need not show who they are."""
+    if not settings.tls_files or settings.tls_client_cert == "none":
+        return None
+    return callers.rules(settings.tls_product_identity, settings.tls_admin_identities)
 
 
-class _Started:
-    """What a part has started so far, undone in reverse when it stops, also when it could not start wholly."""
-
-    def __init__(self) -> None:
-        self._undo = AsyncExitStack()
-        self._grace = 0.0
-
-    def undo(self, step: Callable[[float], Awaitable[object]]) -> None:
-        """Do this when the part stops, before what was noted earlier; `step` is given the seconds it may take."""
-        self._undo.push_async_callback(lambda: step(self._grace))
-
-    async def stop(self, grace: float) -> None:
-        self._grace = grace
-        await self._undo.aclose()
-
-    def ended(self) -> bool:
-        return False
-
-    async def open_database(self, url: str, chain: migrations.Chain) -> Database:
-        database = Database(url)
-        self.undo(lambda _: asyncio.to_thread(database.close))
-        await asyncio.to_thread(migrations.upgrade, database, chain)
-        return database
-
-    def keep_pruning(self, what: str, prune: retention.Prune, days: float) -> None:
-        pruning = asyncio.create_task(retention.keep_pruning(what, prune, days * 86_400), name=f"prune {what}")
-        self.undo(lambda _: _cancel(pruning))
-
-    def open_broker(self, settings: Settings) -> Broker:
-        opened = broker(settings)
-        self.undo(lambda _: asyncio.to_thread(opened.close))
-        return opened
-
-
-class ProductPart(_Started):
+class ProductPart(Role):
     """The Product Service with its recovery."""
 
     name = "Product Service"
 
-    def __init__(self, settings: Settings, orders: Where) -> None:
-        super().__init__()
+    def __init__(self, settings: Settings, orders: Where, traces: Traces, registry: Registry | None = None) -> None:
+        super().__init__("product-service", traces, registry)
         self._settings = settings
         self._orders = orders
         self.address = settings.product_bind
 
     async def start(self) -> None:
+        from ordersys.core.measured import CallMetrics
         from ordersys.product.authority import GrpcAuthority
+        from ordersys.product.metrics import DRIFT_SECONDS, LOOK_SECONDS, ProductMetrics
         from ordersys.product.recovery import Recovery
         from ordersys.product.service import ProductService
-        from ordersys.product.servicer import SERVICE, ProductServicer
+        from ordersys.product.servicer import MAX_REQUEST_BYTES, SERVICE, ProductServicer
         from ordersys.product.store import CHAIN, ProductStore
 
         settings = self._settings
+        own = _own_tls(settings, self.name, settings.product_bind)
+        await self.show(settings, "product_admin_bind")
+        measured = ProductMetrics(self.registry)
         database = await self.open_database(settings.product_database_url, CHAIN)
         store = ProductStore(database)
         await asyncio.to_thread(lambda: store.seed(seed.load(settings.data), ids.now_us()))
-        authority = GrpcAuthority(self._orders(), settings.deadline_seconds)
+        tracing = self.tracing
+        authority = GrpcAuthority(self._orders(), settings.deadline_seconds, own, tracing)
         self.undo(lambda _: authority.close())
-        service = ProductService(store, authority, deadline=settings.deadline_seconds)
+        service = ProductService(store, authority, deadline=settings.deadline_seconds, metrics=measured)
         self.undo(lambda _: service.drain())
         # What is younger may still be on its way in another process, whose own deadline has not passed.
         recovery = Recovery(store, service, age=2 * settings.deadline_seconds)
         recovering = asyncio.create_task(recovery.run(), name="recovery")
-        self.undo(lambda _: _cancel(recovering))
+        self.undo(lambda _: cancel(recovering))
         self.keep_pruning("idempotency keys", store.prune, settings.key_retention_days)
-        server = GrpcServer(settings.product_bind, [SERVICE], ProductServicer(service).add_to)
+        self.keep_sampling("the unsettled commands", partial(measured.look_at_pending, store), LOOK_SECONDS)
+        self.keep_sampling("the drift of the stock", partial(measured.look_at_drift, store), DRIFT_SECONDS)
+        observers: list[Observer] = [*spans.observers(tracing), CallMetrics(self.registry, "product-service")]
+        server = GrpcServer(
+            settings.product_bind,
+            [SERVICE],
+            ProductServicer(service).add_to,
+            observers=observers,
+            tls=own,
+            rules=_rules(settings),
+            limits=Limits(request_bytes=MAX_REQUEST_BYTES),
+        )
+        # Without order-service orders cannot be placed, and everything else goes on (docs/decisions/0016-readiness.md).
+        asked = Check("order-service", authority.reachable, needed=False)
+        await self.look_after([*checks_of(database, CHAIN), asked], server.health)
         await server.start()
         self.undo(server.stop)
         self.address = server.address
-        logger.info("%s listens on %s", self.name, self.address)
+        logger.info("%s listens on %s%s", self.name, self.address, self.watched)
 
 
-class OrderPart(_Started):
+class OrderPart(Role):
     """The Order Service with its relay."""
 
     name = "Order Service"
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__()
+    def __init__(self, settings: Settings, traces: Traces, registry: Registry | None = None) -> None:
+        super().__init__("order-service", traces, registry)
         self._settings = settings
         self.address = settings.order_bind
 
     async def start(self) -> None:
-        from ordersys.order.relay import Relay
+        from ordersys.core.measured import CallMetrics
+        from ordersys.order.metrics import LOOK_SECONDS, OrderMetrics
+        from ordersys.order.relay import Relay, RelayMetrics
         from ordersys.order.service import OrderService
-        from ordersys.order.servicer import SERVICE, OrderServicer
+        from ordersys.order.servicer import MAX_REQUEST_BYTES, SERVICE, OrderServicer
         from ordersys.order.store import CHAIN, OrderStore
 
         settings = self._settings
+        own = _own_tls(settings, self.name, settings.order_bind)
+        await self.show(settings, "order_admin_bind")
+        measured = OrderMetrics(self.registry)
         database = await self.open_database(settings.order_database_url, CHAIN)
         store = OrderStore(database)
         await asyncio.to_thread(lambda: store.seed(seed.load(settings.data)))
-        opened, standard = self.open_broker(settings), topology.standard(settings.retry_waits)
-        relay = Relay(store, opened, standard)
+        opened, standard = self.closing(broker(settings)), topology.standard(settings.retry_waits)
+        tracing = self.tracing
+        relay = Relay(store, opened, standard, RelayMetrics(self.registry), tracing)
         relay.start()
         self.undo(lambda grace: asyncio.to_thread(relay.stop, max(1.0, grace)))
         self.keep_pruning("events", store.prune, settings.event_retention_days)
-        service = OrderService(store, relay.wake, depths=lambda: opened.depths(standard.queues))
+        depths = partial(opened.depths, standard.queues)
+        service = OrderService(store, relay.wake, depths=depths, metrics=measured)
         self.undo(lambda _: service.drain())
-        server = GrpcServer(settings.order_bind, [SERVICE], OrderServicer(service).add_to)
+        self.keep_sampling("the outbox", partial(measured.look_at_outbox, store), LOOK_SECONDS)
+        self.keep_sampling("the queues", partial(measured.look_at_queues, depths), LOOK_SECONDS)
+        observers: list[Observer] = [*spans.observers(tracing), CallMetrics(self.registry, "order-service")]
+        server = GrpcServer(
+            settings.order_bind,
+            [SERVICE],
+            OrderServicer(service, tracing).add_to,
+            observers=observers,
+            tls=own,
+            rules=_rules(settings),
+            limits=Limits(request_bytes=MAX_REQUEST_BYTES),
+        )
+        # While the broker is away orders are taken and their events wait in the outbox, which is in the database.
+        asked = Check("broker", partial(answers, opened), needed=False)
+        await self.look_after([*checks_of(database, CHAIN), asked], server.health)
         await server.start()
         self.undo(server.stop)
         self.undo(lambda _: service.close_watches())
         self.address = server.address
-        logger.info("%s listens on %s", self.name, self.address)
+        logger.info("%s listens on %s%s", self.name, self.address, self.watched)
 
 
-class NotifierPart(_Started):
+class NotifierPart(Role):
     """One notification service on one queue."""
 
-    def __init__(self, settings: Settings, queue: Queue, stream: TextIO, *, json: bool, label: str = "") -> None:
-        super().__init__()
+    def __init__(
+        self,
+        settings: Settings,
+        queue: Queue,
+        stream: TextIO,
+        traces: Traces,
+        *,
+        json: bool,
+        label: str = "",
+        registry: Registry | None = None,
+    ) -> None:
+        super().__init__("notification-service", traces, registry)
         self._settings = settings
         self._queue = queue
         self._sink = (stream, json, label)
@@ -237,11 +202,13 @@ class NotifierPart(_Started):
     async def start(self) -> None:
         from ordersys.notify.consumer import Notifier
         from ordersys.notify.inbox import CHAIN, Inbox
+        from ordersys.notify.metrics import NotifierMetrics
         from ordersys.notify.sinks import LogSink
 
         settings = self._settings
+        await self.show(settings, "notify_admin_bind")
         database = await self.open_database(settings.notify_database_url, CHAIN)
-        consumed = self.open_broker(settings)
+        consumed = self.closing(broker(settings))
         standard = topology.standard(settings.retry_waits)
         others = tuple(each for each in standard.queues if each.name != self._queue.name)
         # At start a broker that cannot be reached is the caller's to hear of; later the notifier waits for it.
@@ -254,23 +221,29 @@ class NotifierPart(_Started):
         self.keep_pruning("handled events", prune, settings.event_retention_days)
         stream, json, label = self._sink
         sink = LogSink(stream, json=json, label=label)
-        notifier = self._notifier = Notifier(consumed, self._queue, inbox, sink, name=self.name)
+        measured = NotifierMetrics(self.registry, self._queue.name)
+        notifier = self._notifier = Notifier(
+            consumed, self._queue, inbox, sink, name=self.name, metrics=measured, tracing=self.tracing
+        )
         notifier.start()
         self.undo(lambda grace: asyncio.to_thread(notifier.stop, max(1.0, grace)))
-        logger.info("%s consumes", self.name)
+        await self.look_after([*checks_of(database, CHAIN), Check("broker", partial(answers, consumed))])
+        logger.info("%s consumes%s", self.name, self.watched)
 
     def ended(self) -> bool:
         """True once nobody reads what it prints any more."""
         return self._notifier is not None and self._notifier.ended
 
 
-class ApiPart(_Started):
+class ApiPart(Role):
     """The REST gateway."""
 
     name = "REST API"
 
-    def __init__(self, settings: Settings, products: Where, orders: Where) -> None:
-        super().__init__()
+    def __init__(
+        self, settings: Settings, products: Where, orders: Where, traces: Traces, registry: Registry | None = None
+    ) -> None:
+        super().__init__("api", traces, registry)
         self._settings = settings
         self._services = (products, orders)
         self.address = settings.api_bind
@@ -279,11 +252,16 @@ class ApiPart(_Started):
         from ordersys.api.app import Options, create_app
         from ordersys.api.rates import rates_of
         from ordersys.api.server import ApiServer
+        from ordersys.api.tls import Tls
         from ordersys.core.channel import Channel
 
         settings = self._settings
+        https = Tls(settings.api_tls_files) if settings.api_tls_files else None
+        await self.show(settings)
         guard = await self._guard()
-        products, orders = (Channel(where()) for where in self._services)
+        tls.refuse_exposed(f"the {self.name}", settings.api_bind, tls=https is not None, insecure=settings.insecure)
+        own, tracing = settings.tls(), self.tracing
+        products, orders = (Channel(where(), tls=own, tracing=tracing) for where in self._services)
         self.undo(lambda _: asyncio.to_thread(products.close))
         self.undo(lambda _: asyncio.to_thread(orders.close))
         options = Options(
@@ -291,18 +269,22 @@ class ApiPart(_Started):
             rates=rates_of(settings.api_rate_limit),
             cors_origins=settings.api_cors_origins,
             max_streams=settings.api_max_streams,
-            checks={"key-database": guard.reachable},
+            checks=[Check("database", guard.reachable)],
+            registry=self.registry,
+            tracing=tracing,
         )
         # A little more than the services give themselves: their own answer, that nobody answered them, is to arrive.
         deadline = settings.deadline_seconds + _ANSWER_SECONDS
         app = create_app(products, orders, deadline=deadline, options=options)
         # A stream holds one thread as long as it lasts.
-        server = ApiServer(app, settings.api_bind, _API_THREADS + settings.api_max_streams)
+        server = ApiServer(app, settings.api_bind, _API_THREADS + settings.api_max_streams, tls=https)
         await asyncio.to_thread(server.start)
         self.undo(lambda grace: asyncio.to_thread(server.stop, grace))
         self.undo(lambda _: asyncio.to_thread(app.extensions["ordersys.feed"].close))
+        await asyncio.to_thread(app.extensions["ordersys.readiness"].start)
+        self.undo(lambda _: asyncio.to_thread(app.extensions["ordersys.readiness"].stop))
         self.address = server.address
-        logger.info("%s listens on http://%s", self.name, self.address)
+        logger.info("%s listens on %s://%s", self.name, "https" if https else "http", self.address)
         guard.say_if_open()
 
     async def _guard(self) -> "Guard":
@@ -331,22 +313,37 @@ class Everything:
     """All roles in one process, built from the same parts as the single commands; `stream` takes a queue's events."""
 
     def __init__(self, settings: Settings, stream: Callable[[Queue], TextIO], *, json: bool = False) -> None:
-        self.order = OrderPart(settings)
-        self.product = ProductPart(settings, lambda: dialled(self.order.address))
-        self.api = ApiPart(settings, lambda: dialled(self.product.address), lambda: dialled(self.order.address))
+        settings = _trusting_itself(settings)
+        shared = Registry()  # the API's /metrics shows all of it
+        self.traces = traces = Traces(settings.traces)
+        self.order = OrderPart(settings, traces, shared)
+        self.product = ProductPart(settings, lambda: dialled(self.order.address), traces, shared)
+        self.api = ApiPart(
+            settings, lambda: dialled(self.product.address), lambda: dialled(self.order.address), traces, shared
+        )
         self.notifiers = [
-            NotifierPart(settings, queue, stream(queue), json=json, label=queue.name)
+            NotifierPart(settings, queue, stream(queue), traces, json=json, label=queue.name, registry=shared)
             for queue in topology.standard(settings.retry_waits).queues
         ]
 
     @property
     def parts(self) -> Sequence[Part]:
-        return [self.order, self.product, *self.notifiers, self.api]
+        return [self.traces, self.order, self.product, *self.notifiers, self.api]
 
 
-def dialled(address: str) -> str:
-    """Where to call what listens on this address: a wildcard is reached over loopback."""
-    host, _, port = address.rpartition(":")
-    if host in ("0.0.0.0", ""):  # noqa: S104 - compared, not bound
-        return f"127.0.0.1:{port}"
-    return f"[::1]:{port}" if host == "[::]" else address
+def _trusting_itself(settings: Settings) -> Settings:
+    """With one certificate for all roles, its name is that of all callers."""
+    own = settings.tls()
+    if own is None or _rules(settings) is None:
+        return settings
+    names = own.current().names
+    if not names:
+        raise errors.UsageError(f"ORDERSYS_TLS_CERT_FILE: the certificate in {settings.tls_cert_file} names nobody")
+    admins = (*settings.tls_admin_identities, *names)
+    return settings.model_copy(update={"tls_product_identity": names[0], "tls_admin_identities": admins})
+
+
+def answers(opened: Broker) -> bool:
+    """Whether the broker answers now; raises `Unavailable` with the reason when it does not."""
+    opened.depths(())
+    return True

@@ -128,6 +128,7 @@ class FakeOrders(order_pb2_grpc.OrderServiceServicer):
         self.requests: list[Any] = []
         self.order = an_order(7)
         self.listed = [an_order(7)]
+        self.missing: set[str] = set()
 
     async def _heard(self, request: Any) -> None:
         self.requests.append(request)
@@ -166,8 +167,10 @@ class FakeChannel(Channel):
         self.traceparents.append(traceparent)
         return asyncio.run(getattr(self._servicer, method)(request, None))
 
-    def healthy(self, service: str, *, deadline: float) -> bool:
-        return self._servicer.failure is None
+    def missing(self, service: str, *, deadline: float) -> str:
+        if self._servicer.failure is not None:
+            raise errors.NoAnswer("in-process: away")
+        return service if service in getattr(self._servicer, "missing", ()) else ""
 
 
 class _Names:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import servers
+from restricted import Restricted
 
 
 @pytest.fixture(autouse=True)
@@ -29,11 +30,32 @@ def postgres_url() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What asks for `database_url` runs once per engine, and once more as the role of the service that it is about.
+
+    Which service that is, its module says: `ROLE = "product"`.
+    """
+    if "database_url" in metafunc.fixturenames:
+        engines = ["sqlite", "postgres", *(["restricted"] if hasattr(metafunc.module, "ROLE") else [])]
+        metafunc.parametrize("database_url", engines, indirect=True)
+
+
+@pytest.fixture
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The test runs once per engine, each time on an empty database."""
+    """An empty database; for a service's own role one with the schemas in it, which that role could not make."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'test.db'}"
-    else:
+    elif request.param == "postgres":
         with servers.postgres_database() as url:
             yield url
+    else:
+        restricted: Restricted = request.getfixturevalue("restricted")
+        with restricted.database(request.module.ROLE) as url:
+            yield url
+
+
+@pytest.fixture(scope="session")
+def restricted() -> Iterator[Restricted]:
+    """The roles of all services, with the least each needs."""
+    with Restricted.made() as made:
+        yield made

@@ -3,12 +3,12 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from google.protobuf.message import Message
 
-from ordersys.core import errors, events, ids, records
+from ordersys.core import errors, events, ids, pages, records
 from ordersys.core.events import Change, Event
 from ordersys.core.records import Line, Order, Product, Status
 from ordersys.core.server import GrpcServer
@@ -47,6 +47,7 @@ class FakeServices:
         self.log: list[Event] = []
         self.watching = 0
         self.page_size = 1000
+        self.services: Sequence[str] = SERVICES  # as its health knows them
         self.address = "127.0.0.1:0"
         self._answers: dict[str, Message] = {}
         self._failures: dict[str, list[Exception]] = {}
@@ -132,7 +133,7 @@ class FakeServices:
     async def _serve(self, started: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
-        server = GrpcServer(self.address, SERVICES, self._add_servicers)
+        server = GrpcServer(self.address, self.services, self._add_servicers)
         await server.start()
         self.address = server.address
         started.set()
@@ -246,6 +247,23 @@ class _Orders(order_pb2_grpc.OrderServiceServicer):
             return order_pb2.AdvanceOrderResponse(order=records.order_to_proto(order))
 
         return await self._services.answer("AdvanceOrder", request, make)
+
+    async def ListEvents(self, request: Any, context: Any) -> Any:
+        def make() -> Message:
+            [at] = pages.position(request.page_token, (int,)) or [0]
+            since = records.microseconds(request.since) if request.HasField("since") else 0
+            wanted = [event for event in self._services.log if event.sequence > int(at) and event.time >= since]
+            page = wanted[: request.page_size]
+            return order_pb2.ListEventsResponse(
+                events=[order_pb2.LoggedEvent(event=events.to_proto(event), published=True) for event in page],
+                next_page_token=pages.token(page[-1].sequence) if len(page) < len(wanted) else "",
+            )
+
+        return await self._services.answer("ListEvents", request, make)
+
+    async def GetFlow(self, request: Any, context: Any) -> Any:
+        queue = order_pb2.QueueDepth(name="notify.topic", ready=3, retrying=2, dead=1)
+        return await self._services.answer("GetFlow", request, lambda: order_pb2.GetFlowResponse(queues=[queue]))
 
     async def WatchOrders(self, request: Any, context: Any) -> AsyncIterator[Any]:
         await self._services.answer("WatchOrders", request, order_pb2.OrderEvent)

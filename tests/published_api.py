@@ -18,7 +18,6 @@ PROJECT = Path(__file__).resolve().parents[1]
 DOCUMENT = PROJECT / "docs" / "openapi.json"
 README = PROJECT / "README.md"
 RENEW = "python tests/published_api.py"
-BEGIN, END = "<!-- endpoints -->", "<!-- /endpoints -->"
 HOST = "http://127.0.0.1:8080"
 
 
@@ -56,13 +55,14 @@ def curl(path: str, method: str, operation: Mapping[str, Any], scope: str) -> st
     return " ".join([*said, HOST + where])
 
 
-def with_table(readme: str, rows: str) -> str:
-    """The README with these rows between the two comments; raises ValueError when they are not there once each."""
-    head, begin, rest = readme.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end or BEGIN in tail or END in tail:
-        raise ValueError(f"README.md: expected {BEGIN} and then {END}, once each")
-    return f"{head}{BEGIN}\n{rows}\n{END}{tail}"
+def with_table(page: str, rows: str, name: str = "endpoints") -> str:
+    """The page with these rows between the two comments of this name; raises ValueError without them, once each."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    head, begins, rest = page.partition(begin)
+    _, ends, tail = rest.partition(end)
+    if not begins or not ends or begin in tail or end in tail:
+        raise ValueError(f"expected {begin} and then {end}, once each")
+    return f"{head}{begin}\n{rows}\n{end}{tail}"
 
 
 def main() -> int:

@@ -72,17 +72,22 @@ def _rabbitmqctl(*arguments: str) -> None:
 
 
 @contextmanager
-def postgres_database() -> Iterator[str]:
-    """The postgresql+psycopg:// URL of a new, empty database."""
+def postgres_database(template: str = "template1") -> Iterator[str]:
+    """The postgresql+psycopg:// URL of a new database, empty or a copy of another."""
     if reason := postgres_missing():
         missing(reason)
-    import psycopg
-
     name = f"ordersys_test_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(f"{POSTGRES}/postgres", autocommit=True) as admin:
-        admin.execute(f'CREATE DATABASE "{name}"')
+    administer(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     try:
         yield f"{POSTGRES.replace('postgresql://', 'postgresql+psycopg://')}/{name}"
     finally:
-        with psycopg.connect(f"{POSTGRES}/postgres", autocommit=True) as admin:
-            admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+        administer(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def administer(*statements: str, database: str = "postgres") -> None:
+    """Carry them out as the administrator, each in a transaction of its own."""
+    import psycopg
+
+    with psycopg.connect(f"{POSTGRES}/{database}", autocommit=True) as admin:
+        for statement in statements:
+            admin.execute(statement)

@@ -5,7 +5,6 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -16,6 +15,7 @@ from ordersys.api.keyring import KeyRing
 from ordersys.api.keys import Scope as Scope  # noqa: PLC0414 - the other files of this room know it from here
 from ordersys.api.tokens import Tokens
 from ordersys.core import errors, fields
+from ordersys.core.tls import is_this_machine
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -60,7 +60,7 @@ class Guard:
     def __init__(self, bind: str, key_ring: KeyRing, tokens: Tokens | None) -> None:
         self._keys = key_ring
         self._tokens = tokens
-        self._within = _is_this_machine(bind.rpartition(":")[0].strip("[]"))
+        self._within = is_this_machine(bind.rpartition(":")[0].strip("[]"))
         self._began_open = self._is_open()
         if self._began_open and not self._within:
             raise errors.UsageError(
@@ -94,7 +94,7 @@ class Guard:
             raise errors.Unauthenticated(f"send an API key in {KEY_HEADER}, or a token as Authorization: Bearer")
         # A web page may have its name resolved to this machine (DNS rebinding): only the browser's Host tells.
         host = _host(headers.get("Host", ""))
-        if host and not _is_this_machine(host):
+        if host and not is_this_machine(host):
             raise errors.Unauthenticated(f"without a key only this machine's own names are served, not {host!r:.100}")
         return Caller(f"address {address}", frozenset(Scope))
 
@@ -104,16 +104,6 @@ class Guard:
 
     def _is_open(self) -> bool:
         return self._tokens is None and not self._keys.in_use()
-
-
-def _is_this_machine(host: str) -> bool:
-    """True for a loopback address, and for the name that stands for it (RFC 6761 section 6.3)."""
-    if host.lower().rstrip(".") == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _host(header: str) -> str:
@@ -135,7 +125,7 @@ def register(app: Flask, access: Access) -> None:
     def identify() -> None:
         g.caller = Caller(f"address {request.remote_addr}", frozenset())
         view = app.view_functions.get(request.endpoint or "")
-        if view is None or getattr(view, "is_public", False):  # an unknown path is a 404 for everybody
+        if view is None or is_public(view):  # an unknown path is a 404 for everybody
             return
         g.caller = access.identify(request.headers, request.remote_addr or "")
 
@@ -146,6 +136,11 @@ def public(view: View) -> View:
     """Anybody may call this view, without credentials."""
     view.is_public = True  # type: ignore[attr-defined]
     return view
+
+
+def is_public(view: object) -> bool:
+    """Whether anybody may call it; None, no view at all, is not for anybody."""
+    return getattr(view, "is_public", False)
 
 
 def needs(scope: Scope) -> Callable[[View], View]:

@@ -1,12 +1,12 @@
 """The Flask app: what every resource shares. Nothing is connected here; the channels are handed in."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
 from flask import Flask, Request, current_app, request
 from flask_openapi3 import Info, OpenAPI
-from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge, UnsupportedMediaType
 
 from ordersys import __version__
 from ordersys.api import (
@@ -22,18 +22,23 @@ from ordersys.api import (
     problems,
     products,
     rates,
+    request_log,
     schemas,
+    traces,
 )
 from ordersys.api.access import Access
 from ordersys.api.feed import Feed
-from ordersys.api.health import Probe
 from ordersys.api.metrics import Metrics
 from ordersys.api.rates import Rates
 from ordersys.api.upstream import Upstream
 from ordersys.core import errors
 from ordersys.core.channel import Channel
+from ordersys.core.metrics import Registry
+from ordersys.core.readiness import Check, Readiness
+from ordersys.core.tracing import Tracing
 
-MAX_BODY_BYTES = 1024 * 1024
+MAX_BODY_BYTES = 256 * 1024
+"""The largest order as JSON: 100 lines with ids of 128 characters that are all escaped, some 160 KiB."""
 
 
 class JsonRequest(Request):
@@ -53,7 +58,9 @@ class Options:
     rates: Rates | None = None
     cors_origins: tuple[str, ...] = ()  # "*" = any
     max_streams: int = 100
-    checks: Mapping[str, Probe] = field(default_factory=dict)  # what /readyz looks at beside the two services
+    tracing: Tracing = field(default_factory=Tracing)
+    checks: Sequence[Check] = ()  # what /readyz looks at beside the services
+    registry: Registry = field(default_factory=Registry)
 
 
 def create_app(
@@ -61,12 +68,16 @@ def create_app(
 ) -> Flask:
     """The gateway in front of these two services, each call to them bounded by `deadline` seconds.
 
-    `app.extensions["ordersys.feed"].close()` ends the event streams.
+    `app.extensions["ordersys.feed"].close()` ends the event streams; `app.extensions["ordersys.readiness"]` may be
+    started, and then stopped.
     """
     options = options or Options()
-    measured = Metrics()
+    measured = Metrics(options.registry)
     product_service = Upstream("product-service", product_channel, deadline=deadline, metrics=measured)
     order_service = Upstream("order-service", order_channel, deadline=deadline, metrics=measured)
+    readiness = Readiness([*health.checks_of(product_service, order_service), *options.checks])
+    dependencies = options.registry.dependencies("api")
+    readiness.tell(lambda state: dependencies(state.found))
     feed = Feed(order_channel, max_streams=options.max_streams, metrics=measured)
     app = OpenAPI(
         "ordersys.api",
@@ -80,9 +91,11 @@ def create_app(
     )
     app.request_class = JsonRequest
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["ordersys.feed"] = feed
-    # In this order: who asks for what, may they, how often, and is it readable at all.
+    app.extensions["ordersys.readiness"] = readiness
+    # In this order: in which trace, who asks for what, may they, how often, and is it readable at all.
+    request_log.register(app)
+    traces.register(app, options.tracing)
     http.register(app, options.cors_origins)
     metrics.register(app, measured)
     access.register(app, options.access)
@@ -93,18 +106,29 @@ def create_app(
     app.register_api(products.resource(product_service))
     app.register_api(orders.resource(product_service, order_service))
     app.register_api(events.resource(feed))
-    app.register_api(health.resource((product_service, order_service), options.checks))
+    app.register_api(health.resource(readiness, (product_service, order_service)))
     dashboard.register(app, order_service)
     docs.register(app)
     return app
 
 
+def _refuse_large_chunks() -> None:
+    """Werkzeug cuts a body that comes in chunks off at the limit, and takes a chunk too large for a lost client."""
+    try:
+        content = request.get_data()
+    except ClientDisconnected as error:
+        if "Too Large" in str(error.__cause__ or error.__context__):
+            raise RequestEntityTooLarge from error
+        raise
+    if len(content) >= MAX_BODY_BYTES:
+        raise RequestEntityTooLarge
+
+
 def _require_json_object() -> None:
     if request.method not in ("POST", "PUT", "PATCH") or request.url_rule is None:
         return
-    # Werkzeug cuts a body that comes in chunks off at the limit instead of refusing it.
-    if request.content_length is None and len(request.get_data()) >= MAX_BODY_BYTES:
-        raise RequestEntityTooLarge
+    if request.content_length is None:
+        _refuse_large_chunks()
     view = current_app.view_functions[request.endpoint or ""]
     if schemas.may_be_missing(view) and not request.get_data():
         return

@@ -4,17 +4,17 @@ import functools
 import gzip
 import hashlib
 import json
-from html import escape
+from collections.abc import Callable
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import flask_openapi3_scalar
 from flask import Flask, Response, request
 from flask_openapi3 import OpenAPI
-from werkzeug.exceptions import NotFound
 
 from ordersys import __version__
-from ordersys.api import access, document
+from ordersys.api import access, assets, document
 from ordersys.api.keys import Scope
 
 DESCRIPTION = """\
@@ -52,13 +52,12 @@ SECURITY_SCHEMES: dict[str, Any] = {
         "description": "A token of the issuer that the gateway trusts; its claim `scope` names the same scopes.",
     },
 }
-HEADERS = {
-    # https://www.w3.org/TR/CSP3/: whatever the page's code has in mind, it reaches nobody but this gateway.
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+# Whatever the page's code has in mind, it reaches nobody but this gateway.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "connect-src 'self'; img-src 'self' data:; font-src 'self' data:; worker-src 'self' blob:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-}
-_FOR_EVER = "public, max-age=31536000, immutable"
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 _JAVASCRIPT = "text/javascript; charset=utf-8"
 
 
@@ -73,41 +72,28 @@ def register(app: Flask) -> None:
     def openapi() -> Response:
         return Response(described(), content_type="application/json")
 
-    static = resources.files("ordersys.api") / "static"
+    app.add_url_rule("/openapi.json", "openapi", openapi)
     scalar = resources.files(flask_openapi3_scalar) / "templates" / "scalar" / "js" / "scalar.standalone.js"
-    files = {"docs.js": static / "docs.js", "scalar.js": scalar}
+    files = {"docs.js": _script(assets.STATIC / "docs.js"), "scalar.js": _script(scalar)}
     # Another version of either is another address.
     version = hashlib.sha256(f"{__version__} {flask_openapi3_scalar.__file__}".encode()).hexdigest()[:12]
-    page = (static / "docs.html").read_text(encoding="utf-8")
-    page = page.replace("{assets}", f"docs/{version}").replace("{version}", escape(__version__))
+    assets.serve(app, "/docs", "docs", below="docs", version=version, policy=POLICY, files=files)
 
+
+def _script(file: Traversable) -> Callable[[], Response]:
     @functools.cache  # three megabytes of code are compressed once
-    def compressed(name: str) -> bytes:
-        return gzip.compress(files[name].read_bytes(), 6, mtime=0)
+    def compressed() -> bytes:
+        return gzip.compress(file.read_bytes(), 6, mtime=0)
 
-    @access.public
-    def docs() -> Response:
-        response = Response(page, content_type="text/html; charset=utf-8", headers=HEADERS)
-        response.headers["Cache-Control"] = "no-cache"
-        response.add_etag(weak=True)
-        return response
-
-    @access.public
-    def asset(wanted: str, name: str) -> Response:
-        if name not in files:
-            raise NotFound(f"there is no {name!r} here")
+    def answer() -> Response:
         if request.accept_encodings.quality("gzip"):
-            response = Response(compressed(name), headers={"Content-Encoding": "gzip"}, content_type=_JAVASCRIPT)
+            response = Response(compressed(), headers={"Content-Encoding": "gzip"}, content_type=_JAVASCRIPT)
         else:
-            response = Response(files[name].read_bytes(), content_type=_JAVASCRIPT)
+            response = Response(file.read_bytes(), content_type=_JAVASCRIPT)
         response.vary.add("Accept-Encoding")
-        # A page that another version of the gateway served gets what there is, and does not keep it.
-        response.headers["Cache-Control"] = _FOR_EVER if wanted == version else "no-store"
         return response
 
-    app.add_url_rule("/openapi.json", "openapi", openapi)
-    app.add_url_rule("/docs", "docs", docs)
-    app.add_url_rule("/docs/<wanted>/<name>", "docs_asset", asset)
+    return answer
 
 
 def of(app: Flask) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from flask import Flask
 
-from ordersys.api import problems
+from ordersys.api import access, problems
 from ordersys.api.examples import BODIES, PROBLEMS
 
 Json = dict[str, Any]
@@ -184,7 +184,7 @@ def _finish(document: Json, method: str, operation: Json, view: Any) -> set[int]
         spoken = operation["operationId"].replace("_", " ")
         operation["summary"] = _SUMMARIES.get(operation["operationId"], spoken[:1].upper() + spoken[1:])
     operation["description"] = text.replace("<br/>", "\n")
-    public = getattr(view, "is_public", False)
+    public = access.is_public(view)
     scope = getattr(view, "scope", None)
     refusals = {429, 401, 503, *((403,) if scope else ())}
     if public:

@@ -139,7 +139,7 @@ PROBLEMS: dict[int, Refusal] = {
                 )
             },
         ),
-        Refusal(413, "The body is larger than 1 MiB.", {"payload_too_large": _about("the body is too large")}),
+        Refusal(413, "The body is larger than 256 KiB.", {"payload_too_large": _about("the body is too large")}),
         Refusal(
             415,
             "The body is not JSON by its `Content-Type`.",

@@ -35,7 +35,7 @@ def resource(upstream: Upstream) -> APIBlueprint:
     service = order_pb2_grpc.OrderServiceStub(upstream.channel.raw)
     blueprint = APIBlueprint("flow", __name__, url_prefix="/api/v1/flow", abp_tags=[Tag(name="flow")])
 
-    @blueprint.get("", operation_id="get_flow", responses={"200": Flow, **problems.documented(401, 403, 429)})
+    @blueprint.get("", operation_id="get_flow", responses={"200": Flow, **problems.documented(403)})
     @access.needs(Scope.ADMIN)
     def get_flow() -> dict[str, Any]:
         """The outbox and every standard queue, at most a second old."""

@@ -1,10 +1,6 @@
 """/healthz and /readyz."""
 
-import logging
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
@@ -15,87 +11,40 @@ from pydantic import BaseModel, Field
 from ordersys.api import access
 from ordersys.api.breaker import State
 from ordersys.api.upstream import Upstream
-
-logger = logging.getLogger(__name__)
-
-CHECK_SECONDS = 1.0
-KEPT_SECONDS = 1.0
-"""How long one look is good for: whoever asks more often does not make us ask more often."""
-
-Probe = Callable[[], bool]
-"""True when the dependency is ready; what it raises is logged, and means that it is not."""
+from ordersys.core import errors
+from ordersys.core.readiness import Check, Readiness
 
 
 class Health(BaseModel):
     status: Literal["ok"]
 
 
-class Check(BaseModel):
-    status: Literal["ready", "unavailable"]
+class Checked(BaseModel):
+    status: Literal["ready", "unavailable", "unknown"]
     breaker: Literal["half-open", "open"] | None = Field(None, description="absent while calls go through")
 
 
 class Ready(BaseModel):
-    status: Literal["ready", "not_ready"]
-    checks: dict[str, Check] = Field(
+    status: Literal["ready", "degraded", "not_ready"] = Field(
+        description="degraded = without the broker: orders are taken, their events wait"
+    )
+    checks: dict[str, Checked] = Field(
         examples=[{"product-service": {"status": "ready"}, "order-service": {"status": "unavailable"}}]
     )
 
 
-class Readiness:
-    """The state of every dependency; all are asked at once, and none is waited for longer than CHECK_SECONDS."""
-
-    def __init__(
-        self,
-        probes: Mapping[str, Probe],
-        *,
-        seconds: float = CHECK_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._probes = probes
-        self._seconds = seconds
-        self._clock = clock
-        self._pool = ThreadPoolExecutor(max(1, len(probes)), thread_name_prefix="readyz")
-        self._running: dict[str, Future[bool]] = {}
-        self._asking = threading.Lock()
-        self._last: tuple[float, dict[str, bool]] | None = None
-
-    def look(self) -> dict[str, bool]:
-        """Whether each dependency is ready, as it was at most KEPT_SECONDS ago or as the latest look found it."""
-        # Who comes while another asks takes what is known: a dependency that hangs must not bind one thread per probe.
-        if not self._asking.acquire(blocking=self._last is None):
-            assert self._last is not None  # noqa: S101 - for the type checker
-            return self._last[1]
-        try:
-            if self._last is None or self._clock() - self._last[0] >= KEPT_SECONDS:
-                found = self._ask()
-                self._last = self._clock(), found
-            return self._last[1]
-        finally:
-            self._asking.release()
-
-    def _ask(self) -> dict[str, bool]:
-        for name, probe in self._probes.items():
-            if name not in self._running or self._running[name].done():  # one that hangs is not asked a second time
-                self._running[name] = self._pool.submit(probe)
-        wait(self._running.values(), self._seconds)
-        return {name: self._found(name) for name in self._probes}
-
-    def _found(self, name: str) -> bool:
-        asked = self._running[name]
-        if not asked.done():
-            return False
-        if (error := asked.exception()) is not None:
-            logger.warning("the check of %s failed: %s", name, error)
-            return False
-        return asked.result()
+def checks_of(product_service: Upstream, order_service: Upstream) -> list[Check]:
+    """What the gateway needs behind it, and what is good to know of it."""
+    return [
+        *(Check(each.name, partial(ready, each)) for each in (product_service, order_service)),
+        Check("broker", partial(_broker, order_service), needed=False),
+    ]
 
 
-def resource(upstreams: Sequence[Upstream], others: Mapping[str, Probe] | None = None) -> APIBlueprint:
-    """Readiness of these services and of `others`, by the names that it is to show them under."""
+def resource(readiness: Readiness, upstreams: Sequence[Upstream]) -> APIBlueprint:
+    """What `readiness` finds, and the breakers of these services."""
     blueprint = APIBlueprint("health", __name__, abp_tags=[Tag(name="health")])
     breakers = {each.name: each.breaker for each in upstreams}
-    readiness = Readiness({**{each.name: partial(_ready, each) for each in upstreams}, **(others or {})})
 
     @blueprint.get("/healthz", operation_id="healthz", responses={"200": Health})
     @access.public
@@ -106,24 +55,30 @@ def resource(upstreams: Sequence[Upstream], others: Mapping[str, Probe] | None =
     @blueprint.get("/readyz", operation_id="readyz", responses={"200": Ready, "503": Ready})
     @access.public
     def readyz() -> Response:
-        """Whether every dependency answers now, at most a second old; 503 when one does not."""
-        found = readiness.look()
-        checks: dict[str, dict[str, str]] = {}
-        for name, ready in found.items():
-            checks[name] = {"status": "ready" if ready else "unavailable"}
-            if name in breakers and (state := breakers[name].state) is not State.CLOSED:
-                checks[name]["breaker"] = str(state)
-        everything = all(found.values())
-        response = jsonify({"status": "ready" if everything else "not_ready", "checks": checks})
-        response.status_code = 200 if everything else 503
+        """The state of every dependency, a few seconds old at most; 503 while one is away that is needed."""
+        state = readiness.state()
+        document = state.document()
+        for name, check in document["checks"].items():
+            if name in breakers and (breaker := breakers[name].state) is not State.CLOSED:
+                check["breaker"] = str(breaker)
+        response = jsonify(document)
+        response.status_code = 200 if state.ready else 503
         return response
 
     return blueprint
 
 
-def _ready(upstream: Upstream) -> bool:
+def ready(upstream: Upstream) -> bool:
     """Also lets the next call try a service that is back: who is not ready may get no call that could find out."""
-    healthy = upstream.healthy(CHECK_SECONDS)
-    if healthy:
-        upstream.breaker.hasten()
-    return healthy
+    if missing := upstream.missing():
+        raise errors.Unavailable(f"it misses {missing}")
+    upstream.breaker.hasten()
+    return True
+
+
+def _broker(order_service: Upstream) -> bool | None:
+    """Whether the broker answers the Order Service; None while that does not answer us."""
+    try:
+        return not order_service.missing("broker")
+    except errors.OrdersysError:
+        return None

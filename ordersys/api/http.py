@@ -3,19 +3,15 @@
 import gzip
 import hashlib
 import json
-import logging
 import re
 import time
 from collections import Counter
 from typing import Any
-from urllib.parse import quote
 
 from flask import Flask, Response, current_app, g, has_request_context, request
 from flask.json.provider import DefaultJSONProvider
 
 from ordersys.core import errors, ids
-
-logger = logging.getLogger(__name__)
 
 MAX_REQUEST_ID = 128
 COMPRESSED_FROM = 1024  # bytes; what is smaller fits into one packet anyhow
@@ -35,8 +31,9 @@ _TEXTS = (
     "application/javascript",
 )
 _SECURITY = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+_STRICT = "max-age=31536000"  # a year
 _KEPT = {"/openapi.json": "public, max-age=300"}
-_QUIET = ("/healthz", "/readyz", "/metrics")  # asked every few seconds by machines
+QUIET = ("/healthz", "/readyz", "/metrics")  # asked every few seconds by machines
 _ETAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
@@ -51,12 +48,14 @@ def register(app: Flask, cors_origins: tuple[str, ...]) -> None:
         headers["X-Request-Id"] = g.request_id
         for name, value in _SECURITY.items():
             headers.setdefault(name, value)
+        # Never in the clear (RFC 6797 section 7.2). A browser would want TLS on every port of localhost from then on.
+        if request.is_secure and request.host.partition(":")[0] != "localhost":
+            headers["Strict-Transport-Security"] = _STRICT
         headers.setdefault("Cache-Control", _cache_control(response))
         _share(response, cors_origins)
         if not response.is_streamed and not response.direct_passthrough:
             _tag(response)
             _compress(response)
-        _log(response)
         return response
 
     app.before_request(_begin)
@@ -69,7 +68,8 @@ def _begin() -> Response | None:
     fits = given.isascii() and given.isprintable() and 0 < len(given) <= MAX_REQUEST_ID
     g.request_id = given if fits else ids.uuid7()
     given = request.headers.get("traceparent", "")
-    g.traceparent = given if ids.is_traceparent(given) else ids.new_traceparent()
+    # A span may have begun for it.
+    g.setdefault("traceparent", given if ids.is_traceparent(given) else ids.new_traceparent())
     if request.method != "OPTIONS" or request.url_rule is None:
         return None
     # Answered here, before anybody asks for credentials: a browser's preflight has none.
@@ -133,35 +133,6 @@ def _compress(response: Response) -> None:
     if len(data) >= COMPRESSED_FROM:
         response.set_data(gzip.compress(data, 5, mtime=0))
         response.headers["Content-Encoding"] = "gzip"
-
-
-def _log(response: Response) -> None:
-    """One line about this request: nothing of its query, headers or body, where secrets may be."""
-    quiet = request.path in _QUIET and response.status_code < 400
-    caller = g.get("caller")
-    what, status, began = asked(), response.status_code, g.began
-    name = plain(caller.name) if caller else "nobody"
-
-    def write() -> None:
-        milliseconds = (time.perf_counter() - began) * 1000
-        logger.log(
-            logging.DEBUG if quiet else logging.INFO, "%s: %d in %.1f ms, by %s", what, status, milliseconds, name
-        )
-
-    if response.is_streamed:
-        response.call_on_close(write)
-    else:
-        write()
-
-
-def plain(text: str) -> str:
-    """What a caller says, in a form that fits into a log line: short, and nothing in it ends the line."""
-    return (text if text.isprintable() else ascii(text))[:200]
-
-
-def asked() -> str:
-    """The present request for a log line: method, path, request id and trace id."""
-    return f"{request.method} {plain(quote(request.path))} request={g.request_id} trace={trace_id()}"
 
 
 def trace_id() -> str:

@@ -4,17 +4,14 @@ Names as https://prometheus.io/docs/practices/naming/ has them; what is measured
 https://opentelemetry.io/docs/specs/semconv/http/http-metrics/ has them.
 """
 
-import platform
 import time
 from collections.abc import Callable
 
 from flask import Flask, Response, g, request
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
-from prometheus_client.exposition import choose_encoder
 
-from ordersys import __version__
 from ordersys.api import access
 from ordersys.api.access import Scope
+from ordersys.core.metrics import Registry
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -23,53 +20,43 @@ _NO_ROUTE = "none"
 
 
 class Metrics:
-    """The counters of one gateway, in a registry of their own."""
+    """The counters of one gateway."""
 
-    def __init__(self) -> None:
-        own = self.registry = CollectorRegistry()
-        ProcessCollector(registry=own)
-        build = Info("ordersys_build", "What runs here", registry=own)
-        build.info({"version": __version__, "python": platform.python_version()})
-        self.requests = Counter(
-            "ordersys_http_requests", "Requests that were answered", ["method", "route", "status"], registry=own
+    def __init__(self, registry: Registry | None = None) -> None:
+        own = self.registry = registry or Registry()
+        own.show_build("api")
+        self.requests = own.counter(
+            "ordersys_http_requests", "Requests that were answered", ["method", "route", "status"]
         )
-        self.seconds = Histogram(
+        self.seconds = own.histogram(
             "ordersys_http_request_duration_seconds",
             "How long answers took; event streams are not among them",
             ["method", "route"],
-            buckets=_SECONDS,
-            registry=own,
+            _SECONDS,
         )
-        self.in_flight = Gauge(
-            "ordersys_http_requests_in_flight", "Requests that wait for their answer now", registry=own
+        self.in_flight = own.gauge("ordersys_http_requests_in_flight", "Requests that wait for their answer now")
+        self.streams = own.gauge("ordersys_http_streams", "Event streams that are open now")
+        self.dropped_streams = own.counter(
+            "ordersys_http_streams_dropped", "Event streams ended because their reader was too slow"
         )
-        self.streams = Gauge("ordersys_http_streams", "Event streams that are open now", registry=own)
-        self.dropped_streams = Counter(
-            "ordersys_http_streams_dropped", "Event streams ended because their reader was too slow", registry=own
-        )
-        self.stale_answers = Counter(
-            "ordersys_stale_answers", "Reads answered from the last known data", ["route"], registry=own
-        )
-        self.rate_limited = Counter("ordersys_rate_limited", "Requests refused as too many", registry=own)
-        self.calls = Counter(
+        self.stale_answers = own.counter("ordersys_stale_answers", "Reads answered from the last known data", ["route"])
+        self.rate_limited = own.counter("ordersys_rate_limited", "Requests refused as too many")
+        self.calls = own.counter(
             "ordersys_upstream_calls",
             "Calls to a service, its retries within one call counted as one; code is ok, no_answer, breaker_open or"
             " that of the refusal",
             ["service", "method", "code"],
-            registry=own,
         )
-        self.call_seconds = Histogram(
+        self.call_seconds = own.histogram(
             "ordersys_upstream_call_duration_seconds",
             "How long calls to a service took with their retries",
             ["service", "method"],
-            buckets=_SECONDS,
-            registry=own,
+            _SECONDS,
         )
-        self._breakers = Gauge(
+        self._breakers = own.gauge(
             "ordersys_upstream_breaker_state",
             "0 = closed: calls go through, 1 = half-open: one does, 2 = open: none",
             ["service"],
-            registry=own,
         )
 
     def show_breaker(self, service: str, state: Callable[[], float]) -> None:
@@ -101,8 +88,8 @@ def register(app: Flask, metrics: Metrics) -> None:
 
     @access.needs(Scope.ADMIN)
     def show() -> Response:
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return Response(encode(metrics.registry), content_type=content_type)
+        body, content_type = metrics.registry.exposition(request.headers.get("Accept", ""))
+        return Response(body, content_type=content_type)
 
     app.before_request(begin)
     app.after_request(end)

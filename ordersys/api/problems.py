@@ -1,20 +1,18 @@
 """Every failure as `application/problem+json` (RFC 9457), with the same stable `code` that gRPC callers get."""
 
-import logging
 import math
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 
-from flask import Flask, Response, json, request
+from flask import Flask, Response, g, json, request
 from flask_openapi3.types import ResponseDict
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 from werkzeug.exceptions import HTTPException
 
-from ordersys.api import http
+from ordersys.api import http, request_log
+from ordersys.api.request_log import Failure
 from ordersys.core import errors, fields
-
-logger = logging.getLogger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -121,12 +119,11 @@ def _of_ours(error: errors.OrdersysError) -> Response:
     if isinstance(retry_after := getattr(error, "retry_after", None), int | float):
         headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
     if isinstance(error, errors.Unavailable):
-        logger.warning("%s: %s", http.asked(), error.message)
+        request_log.explain(Failure(error.code, error.message))
         return _answer(error.code, _UNAVAILABLE, headers=headers)
     status = STATUS.get(error.code, 500)
     if status == 500:
-        logger.error("%s: %s", http.asked(), error.message)
-        return _answer("internal", _INTERNAL)
+        return _of_bug(error)
     if isinstance(error, errors.VersionConflict) and "If-Match" not in request.headers:
         status = 409  # 412 answers a precondition (RFC 9110 section 15.5.13), and there was none
     extra: dict[str, object] = {}
@@ -163,7 +160,7 @@ def _of_http(error: HTTPException) -> Response | HTTPException:
 
 
 def _of_bug(error: Exception) -> Response:
-    logger.error("%s failed: %s", http.asked(), type(error).__name__, exc_info=error)
+    request_log.explain(Failure("internal", f"{type(error).__name__}: {error}", error))
     return _answer("internal", _INTERNAL)
 
 
@@ -175,6 +172,9 @@ def _answer(
     extra: Mapping[str, object] | None = None,
 ) -> Response:
     status = STATUS[code] if status is None else status
+    if "failure" not in g:
+        request_log.explain(Failure(code))
+    g.refusal = code  # for the trace
     response = Response(document(code, detail, status, **(extra or {})), status, headers, content_type=CONTENT_TYPE)
     if status == 401:  # RFC 9110 section 15.5.2 wants it
         response.headers.setdefault("WWW-Authenticate", 'Bearer realm="ordersys"')

@@ -174,7 +174,7 @@ def register(app: Flask, rates: Rates | None, metrics: Metrics) -> None:
 
 
 def _is_public() -> bool:
-    return getattr(current_app.view_functions.get(request.endpoint or ""), "is_public", False)
+    return access.is_public(current_app.view_functions.get(request.endpoint or ""))
 
 
 def _is_known() -> bool:
@@ -212,5 +212,5 @@ def _address() -> str:
 
 def _credentials() -> bytes:
     """A digest of what the caller shows to be let in, which must not be kept itself; empty when there is nothing."""
-    shown = request.headers.get("X-API-Key", ""), request.headers.get("Authorization", "")
+    shown = request.headers.get(access.KEY_HEADER, ""), request.headers.get("Authorization", "")
     return hashlib.sha256("\n".join(shown).encode()).digest() if any(shown) else b""

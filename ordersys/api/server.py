@@ -1,33 +1,29 @@
 """How the gateway is served: cheroot, on threads of this process (docs/decisions/0001-wsgi-server.md)."""
 
+import errno
 import logging
-import math
+import select
 import socket
 import threading
 import time
 from concurrent.futures import Future
-from contextlib import suppress
-from http import HTTPStatus
 from typing import Any
 
-from cheroot import makefile, wsgi
-from cheroot import server as http
+from cheroot import connections, wsgi
 from flask import Flask
 
-from ordersys.api import problems
+from ordersys.api.connection import MAX_HEADER_BYTES, Connection, Patience
+from ordersys.api.tls import Tls
 from ordersys.core import errors
 
 logger = logging.getLogger(__name__)
 
-IDLE_SECONDS = 10  # a client that sends or takes nothing for so long is dropped
-REQUEST_SECONDS = 15.0  # how long a request may take to arrive, however steadily it does
-MAX_IDLE_CONNECTIONS = 1000
-MAX_HEADER_BYTES = 64 * 1024
-MAX_BODY_BYTES = 8 * 1024 * 1024  # the app's own limit is lower; this one bounds what a chunk may claim
-LINGER_SECONDS = 2.0  # how long what is left of a refused body is taken and dropped
+MAX_IDLE_CONNECTIONS = 1000  # beside those at work; each may hold a head, and over TLS some 30 KiB more
+MAX_BODY_BYTES = 512 * 1024  # the app's own limit is lower; this one bounds a chunk, which is read as a whole
 _LATE_SECONDS = 0.5
-SOCKET = "ordersys.socket"
-"""Where the WSGI environment holds the connection: whoever streams looks there whether the client is still there."""
+_FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+GONE = "ordersys.gone"
+"""Where the WSGI environment holds the function that says whether the client has left."""
 
 
 class ApiServer:
@@ -36,20 +32,25 @@ class ApiServer:
     A streaming response holds one of the `threads` as long as it lasts.
     """
 
-    def __init__(self, app: Flask, bind: str, threads: int = 64) -> None:
+    def __init__(
+        self, app: Flask, bind: str, threads: int = 64, *, tls: Tls | None = None, patience: Patience | None = None
+    ) -> None:
         self._bind = bind
         self._host, _, port = bind.rpartition(":")
         self.address = bind
-        self._server = _Server(
+        self._server = Server(
             (self._host.strip("[]"), int(port)),
             app,
             numthreads=threads,
             max=threads,
             server_name="ordersys",
             request_queue_size=1024,
-            timeout=IDLE_SECONDS,
         )
         self._server.gateway = _Gateway
+        self._server.tls = tls
+        self._server.patience = patience or Patience()
+        self._server.timeout = self._server.patience.idle
+        self._server.most_open = threads + MAX_IDLE_CONNECTIONS
 
     def start(self) -> None:
         """Return when requests are answered; raises UsageError when the address is taken or is not this machine's."""
@@ -78,111 +79,83 @@ class ApiServer:
         self._server.serve()
 
 
-class _Request(http.HTTPRequest):
-    def read_request_headers(self) -> bool:
-        """Refuse a body whose length is in doubt (RFC 9112 section 6.3)."""
-        if not super().read_request_headers():  # type: ignore[no-untyped-call]
-            return False
-        length = self.inheaders.get(b"Content-Length", b"0")
-        if not length.isdigit() or (self.chunked_read and b"Content-Length" in self.inheaders):
-            self.simple_response("400 Bad Request", "Content-Length must be one number, and stand without chunks")
-            return False
-        return True
-
-    def send_headers(self) -> None:
-        """Answer the last request of this connection when its body was not read, or came in chunks.
-
-        Cheroot would read what is left into memory, or take it for the next request.
-        """
-        if getattr(self.rfile, "remaining", 1):
-            self.close_connection = self.conn.lingers = True
-        super().send_headers()
-
-    def simple_response(self, status: str, msg: str = "") -> None:
-        """Cheroot's own refusals in the form of all others; the connection is closed after each."""
-        number = int(status[:3])
-        body = problems.document(problems.code_of(number), msg, number).encode()
-        logger.info("refused what is no request: %s", body.decode())
-        head = (
-            f"HTTP/1.1 {number} {HTTPStatus(number).phrase}\r\nContent-Type: {problems.CONTENT_TYPE}\r\n"
-            f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
-        )
-        self.close_connection = self.conn.lingers = True
-        with suppress(OSError):  # the client has gone
-            self.conn.wfile.write(head.encode() + body)
-
-
 class _Gateway(wsgi.Gateway_10):
     def get_environ(self) -> Any:
-        return {**super().get_environ(), SOCKET: self.req.conn.socket}  # type: ignore[no-untyped-call]
+        connection = self.req.conn
+        scheme = "https" if connection.secure else "http"
+        return {**super().get_environ(), GONE: connection.gone, "wsgi.url_scheme": scheme}  # type: ignore[no-untyped-call]
 
 
-class _Timed(socket.SocketIO):
-    """Reads that all end before a deadline: a request that drips in must not keep a thread."""
+class _Connections(connections.ConnectionManager):
+    """Cheroot's idle connections, where a new one is never turned away for one that has been silent for longer."""
 
-    deadline = math.inf
+    server: "Server"
+    _selector: Any
 
-    def readinto(self, buffer: Any) -> int | None:
-        left = self.deadline - time.monotonic()
-        if left < IDLE_SECONDS:
-            self._sock.settimeout(max(left, 0.001))  # type: ignore[attr-defined]
-        return super().readinto(buffer)
+    def make_room(self) -> bool:
+        """Close the one that has been silent for longest; False when there is none."""
+        idle = [(fd, each) for fd, each in self._selector.connections if each is not self.server]
+        for fd, each in sorted(idle, key=lambda pair: pair[1].last_used):
+            if not _readable(fd):  # what is readable is about to be looked at
+                self._selector.unregister(fd)
+                each.close()
+                return True
+        return False
 
-
-class _Reader(makefile.StreamReader):
-    """Cheroot's reader of a connection, on reads that know a deadline."""
-
-    def __init__(self, sock: socket.socket, size: int) -> None:
-        self.timed = _Timed(sock, "rb")
-        super(makefile.StreamReader, self).__init__(self.timed, size)
-        self.bytes_read = 0
-
-
-def _file(sock: socket.socket, mode: str, size: int) -> Any:
-    return _Reader(sock, size) if "r" in mode else makefile.StreamWriter(sock, mode, size)
-
-
-class _Connection(http.HTTPConnection):
-    RequestHandlerClass = _Request
-    lingers = False
-
-    def __init__(self, server: "_Server", sock: socket.socket, _makefile: Any = None) -> None:
-        super().__init__(server, sock, _file)
-
-    def communicate(self) -> bool:
-        """Answer one request; True when another may follow."""
-        self.socket.settimeout(IDLE_SECONDS)
-        self.rfile.timed.deadline = time.monotonic() + REQUEST_SECONDS
-        return bool(super().communicate())  # type: ignore[no-untyped-call]
-
-    def close(self) -> None:
-        """Closing on unread bytes resets the connection, and the client may never see why (RFC 9112 section 9.6)."""
-        if self.lingers:
-            deadline = time.monotonic() + LINGER_SECONDS
-            with suppress(OSError):  # the client has gone, or sends nothing more
-                self.socket.shutdown(socket.SHUT_WR)
-                self.socket.settimeout(LINGER_SECONDS)
-                while time.monotonic() < deadline and self.socket.recv(64 * 1024):
-                    pass
-        super().close()
+    def _from_server_socket(self, server_socket: socket.socket) -> Any:
+        try:
+            return super()._from_server_socket(server_socket)  # type: ignore[misc]
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            logger.warning("the API cannot take a connection now: %s", error.strerror)
+            if not self.make_room():
+                time.sleep(0.1)  # the one that waits is still there: do not spin
+            return None
 
 
-class _Server(wsgi.Server):
-    """Cheroot with our limits and our log."""
+def _readable(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
-    ConnectionClass = _Connection
-    keep_alive_conn_limit = MAX_IDLE_CONNECTIONS
+
+class Server(wsgi.Server):
+    """Cheroot with our connections, our limits and our log."""
+
+    ConnectionClass = Connection
+    keep_alive_conn_limit: Any = None  # the connections are bounded as a whole
     max_request_header_size = MAX_HEADER_BYTES
     max_request_body_size = MAX_BODY_BYTES
     expiration_interval = 0.25  # also how long a stop may go unnoticed, in seconds
+    _connections: Any
+    tls: Tls | None = None
+    patience = Patience()
+    most_open = MAX_IDLE_CONNECTIONS
 
-    def process_conn(self, conn: _Connection) -> None:
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._open: set[Connection] = set()
+
+    def opened(self, connection: Connection) -> None:
+        self._open.add(connection)
+
+    def closed(self, connection: Connection) -> None:
+        self._open.discard(connection)
+
+    def prepare(self) -> None:
+        super().prepare()
+        self._connections.close()
+        self._connections = _Connections(self)
+
+    def process_conn(self, conn: Connection) -> None:
         """Only a connection that has sent something gets a thread; a new one first waits among the idle ones."""
-        idle = self._connections  # type: ignore[attr-defined]
-        if conn.last_used is None and idle.can_add_keepalive_connection:
-            idle.put(conn)
-        else:
+        if conn.last_used is not None:
             super().process_conn(conn)
+        elif len(self._open) <= self.most_open or self._connections.make_room():
+            self._connections.put(conn)
+        else:
+            conn.close()
 
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
         logger.log(level, msg, exc_info=traceback)

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import logging
 import threading
 import time
 from collections import OrderedDict
@@ -14,11 +13,10 @@ from typing import Any, TypeVar, cast
 from flask import Response, make_response, request
 from pydantic import BaseModel, Field
 
-from ordersys.api import metrics
+from ordersys.api import metrics, request_log
+from ordersys.api.request_log import Failure
 from ordersys.api.upstream import Upstream, within
 from ordersys.core import errors
-
-logger = logging.getLogger(__name__)
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -94,7 +92,7 @@ def or_last_known(upstream: Upstream, clock: Callable[[], float] = time.monotoni
                 last = known.find(question)
                 if last is None:
                     raise
-                logger.warning("%s %s: answered with the last known data: %s", request.method, request.path, error)
+                request_log.explain(Failure(error.code, f"answered with the last known data: {error}"))
                 upstream.metrics.stale_answers.labels(metrics.route_of_request()).inc()
                 return _stale(last, clock() - last.at)
             if response.status_code == 200:

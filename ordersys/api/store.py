@@ -7,12 +7,12 @@ import sqlalchemy as sa
 
 from ordersys.api import keys
 from ordersys.api.keys import Key, Scope
-from ordersys.api.tables import api_keys
+from ordersys.api.tables import RIGHTS, api_keys
 from ordersys.core import errors, fields, ids
 from ordersys.core.database import Database
 from ordersys.core.migrations import Chain
 
-CHAIN = Chain("ordersys.api")
+CHAIN = Chain("ordersys.api", RIGHTS)
 
 
 class KeyStore:

@@ -3,6 +3,7 @@
 import sqlalchemy as sa
 
 from ordersys.core.database import TEXT
+from ordersys.core.roles import Right
 
 metadata = sa.MetaData()
 api_keys = sa.Table(  # a row is never removed: once there has been a key, the API stays closed
@@ -18,3 +19,5 @@ api_keys = sa.Table(  # a row is never removed: once there has been a key, the A
     sa.Column("last_used_at", sa.BigInteger),
     sa.Column("revoked_at", sa.BigInteger),
 )
+RIGHTS = (Right("api_keys", "SELECT, UPDATE (last_used_at)"),)
+"""Of the gateway's own role: keys are made and revoked by whoever owns the table."""

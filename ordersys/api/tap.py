@@ -3,6 +3,7 @@
 import bisect
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ordersys.core import errors, events, pages
 from ordersys.core.backoff import Backoff
-from ordersys.core.channel import Channel
+from ordersys.core.channel import ROUTINE_SECONDS, Channel
 from ordersys.core.v1 import order_pb2, order_pb2_grpc
 
 logger = logging.getLogger(__name__)
@@ -179,12 +180,13 @@ class Tap:
             return None if position < self.ring.floor else self.ring.after(position, most)
 
     def _news(self, position: int) -> bool:
-        return self.ring is not None and (position < self.ring.floor or position < self.ring.last)
+        return self.ring is not None and position < self.ring.last
 
     def _run(self) -> None:
         backoff = Backoff(0.1, 2.0)
         while not self.closed:
             reason = "the stream ended"
+            began = time.monotonic()
             try:
                 self._watch(backoff)
             except errors.OrdersysError as error:
@@ -194,8 +196,12 @@ class Tap:
                 reason = type(error).__name__
             if self.closed:
                 return
+            routine = time.monotonic() - began > ROUTINE_SECONDS
+            if routine:
+                backoff.reset()
             pause = backoff.pause()
-            logger.warning("watching orders again after sequence %d in %.1f s: %s", self.known, pause, reason)
+            level = logging.DEBUG if routine else logging.WARNING
+            logger.log(level, "watching orders again after sequence %d in %.1f s: %s", self.known, pause, reason)
             self._closed.wait(pause)
 
     def _watch(self, backoff: Backoff) -> None:

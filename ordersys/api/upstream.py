@@ -12,6 +12,7 @@ from ordersys.api.breaker import Breaker, LeftAlone
 from ordersys.api.metrics import Metrics
 from ordersys.core import errors
 from ordersys.core.channel import Channel, Method
+from ordersys.core.readiness import ASK_SECONDS
 from ordersys.core.v1 import order_pb2, product_pb2
 
 Request = TypeVar("Request")
@@ -81,3 +82,7 @@ class Upstream:
     def healthy(self, deadline: float) -> bool:
         """True when the service says of itself within `deadline` seconds that it serves; the breaker is not asked."""
         return self.channel.healthy(_SERVICES.get(self.name, ""), deadline=deadline)
+
+    def missing(self, dependency: str = "") -> str:
+        """What it, or this dependency of it, lacks ("" = nothing); raises `Unavailable` when it cannot be asked."""
+        return self.channel.missing(dependency or _SERVICES.get(self.name, ""), deadline=ASK_SECONDS)

@@ -9,10 +9,11 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 from ordersys.core import errors, ids
 from ordersys.core.topology import Queue, Topology
+from ordersys.core.users import User
 
 Headers = Mapping[str, str | int]
 
@@ -92,6 +93,15 @@ class Depth:
     dead: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What is wrong with the topology at the broker, in words like "queue notify.topic"; nothing says all is right."""
+
+    missing: tuple[str, ...] = ()
+    differing: tuple[str, ...] = ()  # exists, but not as it would be declared
+    refused: tuple[str, ...] = ()  # what the user may not do, like "read notify.topic"
+
+
 class Publisher(Protocol):
     def publish(self, messages: Sequence[Message], timeout: float = 10.0) -> list[Outcome]:
         """Send all, pipelined, and wait until each is confirmed, returned or failed: one outcome per message, in order.
@@ -105,6 +115,10 @@ class Publisher(Protocol):
 
 class Subscription(Protocol):
     """A consumer of one queue. Settle each delivery exactly once, on the thread that received it."""
+
+    @property
+    def problem(self) -> str:
+        """Why nothing can come now, "" while it consumes: an empty `receive` alone does not tell."""
 
     def receive(self, limit: int, timeout: float) -> list[Delivery]:
         """Up to `limit` messages in queue order; empty after `timeout` seconds without one, or with the broker away."""
@@ -130,10 +144,20 @@ class Subscription(Protocol):
 
 
 class Broker(Protocol):
-    def declare(self, topology: Topology) -> None:
+    system: ClassVar[str]  # what traces call it: `messaging.system`
+
+    def declare(self, topology: Topology) -> bool:
         """Make exchanges, queues with their retry and dead-letter queues, and bindings; repeating it changes nothing.
 
-        Raises `Unavailable` when the broker cannot be reached, UsageError when a queue exists with other properties.
+        False when this user may not, but all exchanges and queues were there: nothing else was looked at then.
+        Raises `Unavailable` when the broker cannot be reached, UsageError when a queue exists with other properties,
+        or when something is not there and this user may not make it.
+        """
+
+    def inspect(self, topology: Topology, user: User | None = None) -> Findings:
+        """Compare the broker with the topology and, where the broker has users, ours with the rights of `user`.
+
+        Changes nothing. Raises `Unavailable` when the broker cannot be reached.
         """
 
     def publisher(self) -> Publisher: ...
@@ -147,6 +171,7 @@ class Broker(Protocol):
     def depths(self, queues: Sequence[Queue], timeout: float = 2.0) -> dict[str, Depth]:
         """How deep these queues are at about this moment, by name; a queue that does not exist holds nothing.
 
+        Of no queue at all it costs next to nothing, and says whether the broker answers.
         May be called on any thread. Raises `Unavailable` when the broker has not said so within `timeout` seconds.
         """
 

@@ -99,6 +99,8 @@ def _all(borrowed: Subscription, queue: Queue) -> Iterator[tuple[DeadLetter, Del
         yield from ((_letter(delivery, queue), delivery) for delivery in deliveries)
         if held >= MOST:
             return
+    if borrowed.problem:
+        raise errors.Unavailable(f"the dead letters of {queue.name} cannot be read: {borrowed.problem}")
 
 
 def _letter(delivery: Delivery, queue: Queue) -> DeadLetter:

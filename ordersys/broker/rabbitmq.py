@@ -6,55 +6,77 @@ Each publisher and each subscription has a connection and a thread of its own.
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import ClassVar
+from urllib.parse import parse_qs, urlsplit
 
 from pika import BlockingConnection, URLParameters
-from pika.adapters.blocking_connection import BlockingChannel
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.channel import Channel
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from ordersys.broker import broker
-from ordersys.broker.broker import Depth
+from ordersys.broker.broker import Depth, Findings
 from ordersys.broker.rabbitmq_consumer import RabbitSubscription
 from ordersys.broker.rabbitmq_depths import RabbitDepths
-from ordersys.broker.rabbitmq_link import reason
+from ordersys.broker.rabbitmq_link import lost
 from ordersys.broker.rabbitmq_publisher import RabbitPublisher
+from ordersys.broker.rabbitmq_tls import Options, Tls
+from ordersys.broker.rabbitmq_topology import DIFFERS, NOT_FOUND, REFUSED, declare, inspect, missing
 from ordersys.core import errors
+from ordersys.core.tls import Files
 from ordersys.core.topology import Queue, Topology
+from ordersys.core.users import User
 
 HEARTBEAT_SECONDS = 20
 BLOCKED_SECONDS = 30.0
 CONNECT_SECONDS = 5.0
-_NEVER = 1_000_000
 _HINTS = {
-    403: "give the user permission to configure, write and read in the vhost",
-    404: "declare the exchange too",
-    406: "what exists cannot be changed: delete it and the messages in it, or use another name",
+    REFUSED: "`ordersys topology permissions` prints what each role's user needs",
+    NOT_FOUND: "declare the exchange too",
+    DIFFERS: "what exists cannot be changed: delete it and the messages in it, or use another name",
 }
-
-Arguments = dict[str, str | int]
+_NO_FILES = Files()
 
 
 class RabbitBroker:
     """The vhost that an amqp:// or amqps:// URL names; raises UsageError for a URL that is none.
 
-    What the URL's query says about heartbeat, timeouts and TLS is honoured
-    (https://pika.readthedocs.io/en/stable/modules/parameters.html#urlparameters).
+    `files` are for amqps://, and raise UsageError when one is wrong. What the URL's query says about heartbeat,
+    timeouts and TLS goes first (https://pika.readthedocs.io/en/stable/modules/parameters.html#urlparameters).
     """
 
-    def __init__(self, url: str) -> None:
+    system: ClassVar[str] = "rabbitmq"
+
+    def __init__(self, url: str, files: Files = _NO_FILES) -> None:
         self._parameters = _parameters(url)
+        if url.startswith("amqps:") and "ssl_options" not in _query(url):
+            self._parameters.ssl_options = Options(Tls(files))
         self._address = f"{self._parameters.host}:{self._parameters.port}"
         self._topologies: list[Topology] = []
         self._parts = broker.Parts()
         self._depths: RabbitDepths | None = None
         self._counting = threading.Lock()
 
-    def declare(self, topology: Topology) -> None:
+    def declare(self, topology: Topology) -> bool:
         with self._connection() as connection:
-            _declare(connection.channel(), topology)
+            try:
+                declare(connection.channel(), topology)
+            except ChannelClosedByBroker as error:
+                if error.reply_code != REFUSED:
+                    raise
+                if absent := missing(connection, topology):
+                    raise errors.UsageError(
+                        f"RabbitMQ: there is no {', '.join(absent)}, and this user may not declare"
+                        f" ({error.reply_text}): `ordersys topology declare` does it, with a user who may"
+                    ) from error
+                return False
         if topology not in self._topologies:
             self._topologies.append(topology)
+        return True
+
+    def inspect(self, topology: Topology, user: User | None = None) -> Findings:
+        with self._connection() as connection:
+            return inspect(connection, topology, user)
 
     def publisher(self) -> RabbitPublisher:
         return self._parts.add(RabbitPublisher(self._parameters, self._redeclare))
@@ -78,8 +100,14 @@ class RabbitBroker:
 
     def _redeclare(self, channel: Channel) -> None:
         """On each new connection: the broker may have come back empty."""
+        channel.add_on_close_callback(self._refused)
         for topology in tuple(self._topologies):
-            _declare(channel, topology)
+            declare(channel, topology)
+
+    def _refused(self, _channel: Channel, error: Exception) -> None:
+        """Whoever may not declare any more does not try again with every connection."""
+        if isinstance(error, ChannelClosedByBroker) and error.reply_code == REFUSED:
+            self._topologies.clear()
 
     @contextmanager
     def _connection(self) -> Iterator[BlockingConnection]:
@@ -99,7 +127,11 @@ class RabbitBroker:
             raise self._unavailable(error) from error
 
     def _unavailable(self, error: BaseException) -> errors.Unavailable:
-        return errors.Unavailable(f"RabbitMQ at {self._address}: {reason(error)}", metadata={"dependency": "broker"})
+        return errors.Unavailable(
+            f"RabbitMQ at {self._address}: {lost(error, self._parameters)}",
+            metadata={"dependency": "broker"},
+            told="the broker cannot be reached",
+        )
 
 
 def _parameters(url: str) -> URLParameters:
@@ -107,13 +139,16 @@ def _parameters(url: str) -> URLParameters:
         "broker URL: expected amqp://USER:PASSWORD@HOST:PORT/VHOST or amqps://..., with special characters"
         " in user, password and vhost percent-encoded (the vhost / is %2F)"
     )
-    if not url.startswith(("amqp://", "amqps://")):
+    # An @ behind the host: what is taken for the host is a piece of the password, and it would be told.
+    if (
+        not url.startswith(("amqp://", "amqps://"))
+        or "@" in url.partition("?")[0].partition("://")[2].partition("/")[2]
+    ):
         raise wrong
     try:
         parameters = URLParameters(url)
     except (ValueError, TypeError, SyntaxError, OSError):
         raise wrong from None  # the cause may quote a piece of the password
-    query = url.partition("?")[2]
     defaults: dict[str, object] = {
         "heartbeat": HEARTBEAT_SECONDS,
         "blocked_connection_timeout": BLOCKED_SECONDS,
@@ -122,43 +157,10 @@ def _parameters(url: str) -> URLParameters:
         "client_properties": {"connection_name": "ordersys"},
     }
     for name, value in defaults.items():
-        if f"{name}=" not in query:
+        if name not in _query(url):
             setattr(parameters, name, value)
     return parameters
 
 
-def _declare(channel: Channel | BlockingChannel, topology: Topology) -> None:
-    """On a blocking channel each step waits for its answer; on the other kind an error closes the channel."""
-    for exchange in topology.exchanges:
-        channel.exchange_declare(exchange.name, exchange.kind.value, durable=True)
-    for queue in topology.queues:
-        for name, arguments in queue_arguments(queue).items():
-            channel.queue_declare(name, durable=True, arguments=arguments)
-        for binding in queue.bindings:
-            channel.queue_bind(queue.name, binding.exchange, binding.pattern)
-
-
-def queue_arguments(queue: Queue) -> dict[str, Arguments]:
-    """The queue and the queues that belong to it, with their arguments, none of which can be changed later.
-
-    At-least-once dead-lettering needs reject-publish (https://www.rabbitmq.com/docs/quorum-queues#dead-lettering).
-    The delivery limit is said everywhere: RabbitMQ 4 has a default of 20, and where nothing takes dead letters
-    it drops the message (https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling).
-    """
-    return {
-        queue.dead_letters: {"x-queue-type": "quorum", "x-delivery-limit": _NEVER},
-        queue.name: _dead_lettered_to(queue.dead_letters, broker.DELIVERY_LIMIT),
-        # No x-message-ttl: each message brings its wait, because waits are a setting and may change.
-        **{retry: _dead_lettered_to(queue.name, _NEVER) for retry in queue.retries},
-    }
-
-
-def _dead_lettered_to(target: str, delivery_limit: int) -> Arguments:
-    return {
-        "x-queue-type": "quorum",
-        "x-delivery-limit": delivery_limit,
-        "x-dead-letter-exchange": "",
-        "x-dead-letter-routing-key": target,
-        "x-dead-letter-strategy": "at-least-once",
-        "x-overflow": "reject-publish",
-    }
+def _query(url: str) -> dict[str, list[str]]:
+    return parse_qs(urlsplit(url).query)

@@ -4,6 +4,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Any
@@ -19,6 +20,7 @@ from ordersys.broker.rabbitmq_link import Link
 from ordersys.broker.rabbitmq_publisher import Confirms
 from ordersys.core import errors
 from ordersys.core.topology import Queue
+from ordersys.core.users import FAILURES
 
 CONFIRM_SECONDS = 10.0
 
@@ -43,6 +45,10 @@ class RabbitSubscription:
         self._arrived = threading.Condition()
         self.closed = False
         self._link = Link(f"queue {queue.name}", parameters, self)
+
+    @property
+    def problem(self) -> str:
+        return self._link.problem
 
     def receive(self, limit: int, timeout: float) -> list[Delivery]:
         deadline = time.monotonic() + timeout
@@ -75,7 +81,8 @@ class RabbitSubscription:
         if delivery.tag not in self._held:
             return True
         expiration_ms = None if failed.wait is None else failed.expiration_ms
-        [outcome] = self._confirms.send(self._link, [failed.message], CONFIRM_SECONDS, expiration_ms)
+        message = replace(failed.message, exchange=FAILURES)  # to the same queue, by a way that rights can limit
+        [outcome] = self._confirms.send(self._link, [message], CONFIRM_SECONDS, expiration_ms)
         target = failed.message.routing_key
         if outcome is Outcome.UNROUTABLE:
             raise errors.Unavailable(f"there is no queue {target!r} for what failed: declare the topology")

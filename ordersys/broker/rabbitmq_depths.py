@@ -66,7 +66,11 @@ class RabbitDepths:
             count.begin(self._channel)
 
     def _unavailable(self, why: str) -> errors.Unavailable:
-        return errors.Unavailable(f"RabbitMQ at {self._address}: {why}", metadata={"dependency": "broker"})
+        return errors.Unavailable(
+            f"RabbitMQ at {self._address}: {why}",
+            metadata={"dependency": "broker"},
+            told="the broker cannot be reached",
+        )
 
 
 class _Count:

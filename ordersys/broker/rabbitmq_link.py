@@ -19,6 +19,7 @@ from pika.exceptions import ChannelClosed, ConnectionClosed, ConnectionClosedByC
 from pika.frame import Method
 from pika.spec import Connection
 
+from ordersys.broker.rabbitmq_tls import explained, refusal
 from ordersys.core.backoff import Backoff
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,9 @@ class Link:
         self._connection: SelectConnection | None = None
         self._attempt: object = None  # the timer of the next attempt to connect
         self._connected: bool | None = None  # None until the first attempt has ended
+        self.problem = "it has not answered yet"  # why there is no channel, "" while there is one
         self._why = ""  # why we closed the connection, when it was us
+        self._said: set[str] = set()  # the reasons that were logged since the connection was lost
         self.closed = False
         self._loop = IOLoop()
         self._thread = threading.Thread(target=self._run, name=f"rabbitmq-{name}", daemon=True)
@@ -126,7 +129,8 @@ class Link:
     def _ready(self, channel: Channel) -> None:
         if self._connected is False:
             logger.info("%s: RabbitMQ at %s is back", self._name, self._address)
-        self._connected = True
+        self._connected, self.problem = True, ""
+        self._said.clear()
         self._backoff.reset()
         self._user.up(channel)
 
@@ -140,9 +144,12 @@ class Link:
         if self.closed:
             self._loop.stop()
             return
+        why = self.problem = self._why or lost(error, self._parameters)
         if self._connected is not False:
-            why = self._why or reason(error)
             logger.warning("%s: no connection to RabbitMQ at %s (%s): trying again", self._name, self._address, why)
+        elif why not in self._said:
+            logger.warning("%s: RabbitMQ at %s is away for another reason: %s", self._name, self._address, why)
+        self._said.add(why)
         self._connected, self._why = False, ""
         self._connect_after(self._backoff.pause())
 
@@ -160,6 +167,12 @@ class Link:
         terminate(ConnectionClosedByClient(200, "the broker did not answer"))
 
 
+def lost(error: BaseException, parameters: Parameters) -> str:
+    """Why there is no connection; what ended without a word may have been refused."""
+    why = reason(error)
+    return refusal(parameters) or why if "Stream connection lost" in why else why
+
+
 def reason(error: BaseException) -> str:
     """The words of the innermost error: pika wraps them several times, and its outer texts say nothing."""
     if isinstance(error, ConnectionClosed | ChannelClosed):
@@ -171,4 +184,4 @@ def reason(error: BaseException) -> str:
         inner = error.exception
     elif error.args:
         inner = error.args[0]
-    return reason(inner) if isinstance(inner, BaseException) else str(error) or type(error).__name__
+    return reason(inner) if isinstance(inner, BaseException) else explained(str(error)) or type(error).__name__

@@ -11,13 +11,15 @@ import threading
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import ClassVar
 
 from ordersys.broker import broker
-from ordersys.broker.broker import Depth, Message, Outcome
+from ordersys.broker.broker import Depth, Findings, Message, Outcome
 from ordersys.broker.sqlite_consumer import SqliteSubscription
 from ordersys.broker.sqlite_file import BUSY_SECONDS, BrokerFile, Routes, insert
 from ordersys.core import errors, ids
 from ordersys.core.topology import Exchange, Queue, Topology
+from ordersys.core.users import User
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,7 @@ _COUNT = """
     SELECT CASE WHEN due <= ? THEN returns_to ELSE name END, count(*)
     FROM messages JOIN queues ON name = queue WHERE consumer IS NULL GROUP BY 1
 """
+_NOTHING = "SELECT name, 0 FROM queues LIMIT 0"
 
 
 class SqliteBroker:
@@ -33,6 +36,8 @@ class SqliteBroker:
 
     The file is made when it is first needed.
     """
+
+    system: ClassVar[str] = "ordersys-embedded"
 
     def __init__(self, url: str) -> None:
         file = url.removeprefix("sqlite:///")
@@ -43,12 +48,31 @@ class SqliteBroker:
         self._counted = BrokerFile(self._path)
         self._counting = threading.Lock()
 
-    def declare(self, topology: Topology) -> None:
+    def declare(self, topology: Topology) -> bool:
         with closing(BrokerFile(self._path)) as file, file.write(BUSY_SECONDS) as connection:
             for exchange in topology.exchanges:
                 _declare_exchange(connection, exchange)
             for queue in topology.queues:
                 _declare_queue(connection, queue)
+        return True
+
+    def inspect(self, topology: Topology, user: User | None = None) -> Findings:
+        """A file has no users of its own: whoever may write it may do everything."""
+        wanted, found = _wanted(topology), self._found()
+        return Findings(
+            missing=tuple(each for each in wanted if each not in found),
+            differing=tuple(each for each in wanted if each in found and found[each] != wanted[each]),
+        )
+
+    def _found(self) -> dict[str, str | None]:
+        if not self._path.exists():  # asking must not make it
+            return {}
+        with closing(BrokerFile(self._path)) as file:
+            return {
+                **{f"exchange {name}": kind for name, kind in file.read("SELECT name, kind FROM exchanges")},
+                **{f"queue {name}": returns for name, returns in file.read("SELECT name, returns_to FROM queues")},
+                **{_binding(*row): "" for row in file.read("SELECT exchange, queue, pattern FROM bindings")},
+            }
 
     def publisher(self) -> "SqlitePublisher":
         return self._parts.add(SqlitePublisher(self._path))
@@ -64,7 +88,7 @@ class SqliteBroker:
     def depths(self, queues: Sequence[Queue], timeout: float = 2.0) -> dict[str, Depth]:
         """A reader waits for nobody: there is no need to look at the clock."""
         with self._counting:
-            counts = dict(self._counted.read(_COUNT, (ids.now_us(),)))
+            counts = dict(self._counted.read(_COUNT, (ids.now_us(),)) if queues else self._counted.read(_NOTHING))
         return {queue.name: broker.depth(queue, counts) for queue in queues}
 
     def close(self) -> None:
@@ -80,9 +104,26 @@ def _declare_exchange(connection: sqlite3.Connection, exchange: Exchange) -> Non
         raise errors.UsageError(f"exchange {exchange.name!r} exists as {kind}, not {exchange.kind}: use another name")
 
 
+def _wanted(topology: Topology) -> dict[str, str | None]:
+    """Exchanges, queues and bindings in words, each with what the file has to say of it."""
+    return {
+        **{f"exchange {each.name}": str(each.kind) for each in topology.exchanges},
+        **{f"queue {name}": returns for queue in topology.queues for name, returns in _returns(queue).items()},
+        **{_binding(b.exchange, queue.name, b.pattern): "" for queue in topology.queues for b in queue.bindings},
+    }
+
+
+def _binding(exchange: str, queue: str, pattern: str) -> str:
+    return f"binding of {queue} to {exchange} {pattern}".strip()
+
+
+def _returns(queue: Queue) -> dict[str, str | None]:
+    """The queue and those that belong to it, each with the queue that its messages return to."""
+    return {queue.name: None, queue.dead_letters: None, **dict.fromkeys(queue.retries, queue.name)}
+
+
 def _declare_queue(connection: sqlite3.Connection, queue: Queue) -> None:
-    returns = {queue.name: None, queue.dead_letters: None, **dict.fromkeys(queue.retries, queue.name)}
-    for name, returns_to in returns.items():
+    for name, returns_to in _returns(queue).items():
         connection.execute("INSERT OR IGNORE INTO queues VALUES (?, ?)", (name, returns_to))
         [(found,)] = connection.execute("SELECT returns_to FROM queues WHERE name = ?", (name,))
         if found != returns_to:

@@ -67,6 +67,7 @@ class SqliteSubscription:
         self._settled: list[tuple[str, Lent]] = []
         self._seen = -1  # the change counter at the last look
         self._look_again = 0.0  # monotonic
+        self.problem = ""  # `ping` says whether the file can be opened
         self._changed = threading.Condition()
         self.closed = False
         self._keeper = threading.Thread(

@@ -77,7 +77,11 @@ class BrokerFile:
             if not self._failing:
                 logger.warning("broker %s: %s", self._path, error)
             self._failing = True
-            raise errors.Unavailable(f"broker {self._path}: {error}", metadata={"dependency": "broker"}) from error
+            raise errors.Unavailable(
+                f"broker {self._path}: {error}",
+                metadata={"dependency": "broker"},
+                told="the broker cannot be reached",
+            ) from error
         except BaseException:
             self.close()
             raise

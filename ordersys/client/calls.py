@@ -13,11 +13,13 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, Self, TypeVar
 
-from ordersys.core import errors, events, ids, records
+from ordersys.core import errors, events, ids, pages, records
 from ordersys.core.backoff import Backoff
-from ordersys.core.channel import Channel
+from ordersys.core.channel import ROUTINE_SECONDS, Channel
 from ordersys.core.events import Change, Event, Logged
 from ordersys.core.records import Order, Product, Status, StockAudit, StockMove
+from ordersys.core.tls import Kept
+from ordersys.core.tracing import Tracing
 from ordersys.core.v1 import order_pb2, order_pb2_grpc, product_pb2, product_pb2_grpc
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,29 @@ class Page:
     next_page_token: str
 
 
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """How many messages wait for a consumer, rest before another try, and are dead letters."""
+
+    name: str
+    ready: int
+    retrying: int
+    dead: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flow:
+    """How far the events are on their way; `outbox_oldest` in microseconds since the epoch, 0 = the outbox is empty.
+
+    Without `queues` the broker does not answer, and `broker_problem` says so.
+    """
+
+    outbox_depth: int
+    outbox_oldest: int
+    queues: tuple[QueueDepth, ...]
+    broker_problem: str
+
+
 class Orders:
     """Both services as one client; `deadline` is how many seconds a call may take with all its retries.
 
@@ -61,10 +86,18 @@ class Orders:
     are applied once; after `Unavailable` the error names the key that makes it safe to repeat the call.
     """
 
-    def __init__(self, product_address: str, order_address: str, deadline: float = 5.0) -> None:
+    def __init__(
+        self,
+        product_address: str,
+        order_address: str,
+        deadline: float = 5.0,
+        *,
+        tls: Kept | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._deadline = deadline
-        self._products = Channel(product_address)
-        self._orders = Channel(order_address)
+        self._products = Channel(product_address, tls=tls, tracing=tracing)
+        self._orders = Channel(order_address, tls=tls, tracing=tracing)
         self._product_service = product_pb2_grpc.ProductServiceStub(self._products.raw)
         self._order_service = order_pb2_grpc.OrderServiceStub(self._orders.raw)
 
@@ -183,6 +216,22 @@ class Orders:
         page = self._orders.call(self._order_service.ListOrders, request, deadline=self._deadline)
         return Page([records.order_from_proto(order) for order in page.orders], page.next_page_token)
 
+    def flow(self) -> Flow:
+        answer = self._orders.call(self._order_service.GetFlow, order_pb2.GetFlowRequest(), deadline=self._deadline)
+        return Flow(
+            outbox_depth=answer.outbox_depth,
+            outbox_oldest=records.microseconds(answer.outbox_oldest) if answer.HasField("outbox_oldest") else 0,
+            queues=tuple(QueueDepth(each.name, each.ready, each.retrying, each.dead) for each in answer.queues),
+            broker_problem=answer.broker_problem,
+        )
+
+    def events_after(self, sequence: int, limit: int) -> tuple[list[Event], bool]:
+        """The first events of the log after a sequence, and whether there are more."""
+        # A page of the log ends at a sequence: its token is where the next one starts.
+        request = _request(order_pb2.ListEventsRequest, page_size=limit, page_token=pages.token(sequence))
+        page = self._orders.call(self._order_service.ListEvents, request, deadline=self._deadline)
+        return [events.from_proto(each.event) for each in page.events], bool(page.next_page_token)
+
     def log(self, *, order_id: str = "", change: Change | None = None, since: int = 0) -> Generator[Logged, None, None]:
         """The event log as it stands, oldest first; `since` in microseconds since the epoch, 0 = all that is kept."""
         token = ""
@@ -245,6 +294,7 @@ class Orders:
                 after_sequence=last,
             )
             reason = "the stream ended"
+            began = time.monotonic()
             try:
                 with closing(self._orders.stream(self._order_service.WatchOrders, request)) as messages:
                     for message in messages:
@@ -254,8 +304,12 @@ class Orders:
                             yield events.from_proto(message)
             except errors.Unavailable as error:
                 reason = error.message
+            routine = time.monotonic() - began > ROUTINE_SECONDS
+            if routine:
+                backoff.reset()
             pause = backoff.pause()
-            logger.warning("watching again after sequence %d in %.1f s: %s", last, pause, reason)
+            level = logging.DEBUG if routine else logging.WARNING
+            logger.log(level, "watching again after sequence %d in %.1f s: %s", last, pause, reason)
             time.sleep(pause)
 
 

@@ -1,7 +1,8 @@
 """The verbs of `ordersys client`: parse, call, print. Errors rise to the command line, which knows the exit codes."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -265,12 +266,29 @@ def watch(
                 show.event(event)
 
 
-def _orders(context: typer.Context) -> "Orders":
+@contextmanager
+def _orders(context: typer.Context) -> "Iterator[Orders]":
+    """Both services, and the trace that all of a command's calls belong to."""
     from ordersys import settings
     from ordersys.client.calls import Orders
+    from ordersys.core.traces import Traces
 
     chosen = settings.load(context.obj)
-    return Orders(chosen.product_address, chosen.order_address, chosen.deadline_seconds)
+    traces = Traces(chosen.traces)
+    traces.open()
+    context.call_on_close(traces.close)  # when everything is printed
+    tracing = traces.of("ordersys-cli")
+    with (
+        tracing.begin(context.command_path) as command,
+        Orders(
+            chosen.product_address,
+            chosen.order_address,
+            chosen.deadline_seconds,
+            tls=chosen.tls(),
+            tracing=tracing.under(command),
+        ) as orders,
+    ):
+        yield orders
 
 
 def _lines(values: Sequence[str] | None) -> list[tuple[str, int]]:

@@ -6,9 +6,10 @@ that leaves at once.
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from ordersys.core import errors
 
@@ -21,10 +22,11 @@ Result = TypeVar("Result")
 class Entry(Generic[Item, Result]):
     """One item on its way through a batcher, and the caller who waits for its result."""
 
-    __slots__ = ("_future", "item")
+    __slots__ = ("_future", "item", "since")
 
     def __init__(self, item: Item, future: "asyncio.Future[Result]") -> None:
         self.item = item
+        self.since = time.perf_counter()  # when it began to wait
         self._future = future
 
     @property
@@ -44,6 +46,18 @@ class Entry(Generic[Item, Result]):
 Work = Callable[[Sequence[Entry[Item, Result]]], Awaitable[None]]
 
 
+class Observer(Protocol):
+    """Sees every batch; on the event loop, so it must be quick and never raise."""
+
+    def watch(self, waiting: Callable[[], int]) -> None:
+        """Called once; `waiting` says on any thread how many entries wait now."""
+
+    def began(self, waited: Sequence[float]) -> None:
+        """A batch begins; how many seconds each of its entries has waited."""
+
+    def ended(self, seconds: float) -> None: ...
+
+
 class Batcher(Generic[Item, Result]):
     """Runs `work` on batches of at most `max_batch` entries, at most `in_flight` batches at a time.
 
@@ -60,6 +74,7 @@ class Batcher(Generic[Item, Result]):
         max_batch: int = 256,
         max_waiting: int = 10_000,
         in_flight: int = 1,
+        observer: Observer | None = None,
     ) -> None:
         self._name = name
         self._work = work
@@ -69,6 +84,9 @@ class Batcher(Generic[Item, Result]):
         self._waiting: deque[Entry[Item, Result]] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._observer = observer
+        if observer is not None:
+            observer.watch(self._waiting.__len__)
 
     async def submit(self, item: Item) -> Result:
         """The item's own result; raises what the work failed it with, or `Unavailable` when too many are waiting."""
@@ -89,7 +107,11 @@ class Batcher(Generic[Item, Result]):
 
     def requeue(self, entries: Iterable[Entry[Item, Result]]) -> None:
         """Put entries that `work` could not finish yet at the front again, in their order."""
-        self._waiting.extendleft(reversed(list(entries)))
+        again = list(entries)
+        now = time.perf_counter()
+        for entry in again:
+            entry.since = now
+        self._waiting.extendleft(reversed(again))
         self._start()
 
     @property
@@ -125,8 +147,17 @@ class Batcher(Generic[Item, Result]):
             entry = self._waiting.popleft()
             if not entry.done:
                 batch.append(entry)
-        if batch:
+        if not batch:
+            return
+        if self._observer is None:
             await self._run(batch)
+            return
+        begun = time.perf_counter()
+        self._observer.began([begun - entry.since for entry in batch])
+        try:
+            await self._run(batch)
+        finally:
+            self._observer.ended(time.perf_counter() - begun)
 
     async def _run(self, batch: list[Entry[Item, Result]]) -> None:
         try:

@@ -7,14 +7,19 @@ carry an idempotency key, so a repetition is applied once.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Generator
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import AsyncIterator, Generator, Iterable
+from typing import Any, TypeAlias, TypeVar, cast
 
 import grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from ordersys.core import errors, status
+from ordersys.core import errors, spans, status
+from ordersys.core.credentials import Renewed
+from ordersys.core.handshakes import Doubts
+from ordersys.core.health import missing_of
+from ordersys.core.tls import Kept
+from ordersys.core.tracing import Tracing
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -36,6 +41,10 @@ SERVICE_CONFIG = {
 }
 
 
+ROUTINE_SECONDS = 60.0
+"""A stream that has lasted so long ends as a matter of course: connections have an age, at which callers come back."""
+
+
 def _options(retry: bool) -> list[tuple[str, Any]]:
     options: list[tuple[str, Any]] = [
         ("grpc.keepalive_time_ms", 15_000),
@@ -49,38 +58,52 @@ def _options(retry: bool) -> list[tuple[str, Any]]:
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 500),  # a server that is back is found within the retries of one call
     ]
+    # Without a policy gRPC repeats only what no service has seen: a call that met a connection which is being closed.
     if retry:
         options.append(("grpc.service_config", json.dumps(SERVICE_CONFIG)))
-    else:
-        options.append(("grpc.enable_retries", 0))
     return options
 
 
 class Channel:
-    """A blocking channel; `address` is kept for the message when nobody answers."""
+    """A blocking channel; `address` is kept for the message when nobody answers. `raw` is what stubs are bound to."""
 
-    def __init__(self, address: str, *, retry: bool = True) -> None:
+    def __init__(
+        self, address: str, *, retry: bool = True, tls: Kept | None = None, tracing: Tracing | None = None
+    ) -> None:
         self.address = address
-        self.raw = grpc.insecure_channel(address, options=_options(retry))
+        self._doubts = Doubts(address, tls)
+        self._tracing = tracing or Tracing()
+        options = _options(retry)
+        if tls:
+            self.raw = cast("grpc.Channel", Renewed(tls, lambda own: grpc.secure_channel(address, own, options)))
+        else:
+            self.raw = grpc.insecure_channel(address, options)
 
     def call(
         self, method: "Method[Request, Response]", request: Request, *, deadline: float, traceparent: str = ""
     ) -> Response:
         """One call within `deadline` seconds; raises what the service refused it with, or `Unavailable`."""
-        metadata = (("traceparent", traceparent),) if traceparent else None
-        try:
-            return method(request, timeout=deadline, metadata=metadata)
-        except grpc.RpcError as error:
-            raise status.from_call(error, self.address) from error
+        with spans.client_call(self._tracing, request, self.address, traceparent) as metadata:
+            try:
+                return method(request, timeout=deadline, metadata=metadata)
+            except grpc.RpcError as error:
+                raise self._error(error) from error
 
     def healthy(self, service: str, *, deadline: float) -> bool:
         """True when the server says within `deadline` seconds that it serves this (grpc.health.v1); "" = as a whole."""
+        try:
+            return not self.missing(service, deadline=deadline)
+        except errors.OrdersysError:
+            return False
+
+    def missing(self, service: str, *, deadline: float) -> str:
+        """What keeps the server from serving this, "" when it serves; raises `Unavailable` when it cannot be asked."""
         check = health_pb2_grpc.HealthStub(self.raw).Check
         try:
-            answer = check(health_pb2.HealthCheckRequest(service=service), timeout=deadline)
-        except grpc.RpcError:
-            return False
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+            answer, call = check.with_call(health_pb2.HealthCheckRequest(service=service), timeout=deadline)
+        except grpc.RpcError as error:
+            raise self._error(error) from error
+        return missing_of(answer, call.trailing_metadata())
 
     def stream(
         self, method: "grpc.UnaryStreamMultiCallable[Request, Response]", request: Request
@@ -90,34 +113,63 @@ class Channel:
         try:
             yield from answers
         except grpc.RpcError as error:
-            raise status.from_call(error, self.address) from error
+            raise self._error(error) from error
         finally:
             answers.cancel()
 
     def close(self) -> None:
         self.raw.close()
 
+    def _error(self, failed: grpc.RpcError) -> errors.OrdersysError:
+        error = status.from_call(failed, self.address)
+        return self._doubts.explained(error) if self._doubts.suspect(error) else error
+
 
 class AsyncChannel:
     """The same on an event loop; made on the loop that uses it, after any fork."""
 
-    def __init__(self, address: str, *, retry: bool = True) -> None:
+    def __init__(
+        self, address: str, *, retry: bool = True, tls: Kept | None = None, tracing: Tracing | None = None
+    ) -> None:
         self.address = address
-        self.raw = aio.insecure_channel(address, options=_options(retry))
+        self._doubts = Doubts(address, tls)
+        self._tracing = tracing or Tracing()
+        options = _options(retry)
+        self._renewed = Renewed(tls, lambda own: aio.secure_channel(address, own, options)) if tls else None
+        self.raw = cast("aio.Channel", self._renewed) if self._renewed else aio.insecure_channel(address, options)
 
     async def call(
-        self, method: "aio.UnaryUnaryMultiCallable[Request, Response]", request: Request, *, deadline: float
+        self,
+        method: "aio.UnaryUnaryMultiCallable[Request, Response]",
+        request: Request,
+        *,
+        deadline: float,
+        batch: Iterable[str] | None = None,
     ) -> Response:
-        """One call within `deadline` seconds; raises what the service refused it with, or `Unavailable`."""
+        """One call within `deadline` seconds; raises what the service refused it with, or `Unavailable`.
+
+        `batch` are the trace contexts of those for whom it is made together.
+        """
+        with spans.client_call(self._tracing, request, self.address, batch=batch) as metadata:
+            try:
+                return await method(request, timeout=deadline, metadata=metadata)
+            except grpc.RpcError as error:
+                raise await self._error(error) from error
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                raise errors.Unavailable(f"{self.address}: the channel was closed during the call") from None
+
+    async def missing(self, service: str, *, deadline: float) -> str:
+        """What keeps the server from serving this, "" when it serves; raises `Unavailable` when it cannot be asked."""
+        call = health_pb2_grpc.HealthStub(self.raw).Check(
+            health_pb2.HealthCheckRequest(service=service), timeout=deadline
+        )
         try:
-            return await method(request, timeout=deadline)
+            return missing_of(await call, await call.trailing_metadata())
         except grpc.RpcError as error:
-            raise status.from_call(error, self.address) from error
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            raise errors.Unavailable(f"{self.address}: the channel was closed during the call") from None
+            raise await self._error(error) from error
 
     async def stream(
         self, method: "aio.UnaryStreamMultiCallable[Request, Response]", request: Request
@@ -128,9 +180,16 @@ class AsyncChannel:
             async for answer in answers:
                 yield answer
         except grpc.RpcError as error:
-            raise status.from_call(error, self.address) from error
+            raise await self._error(error) from error
         finally:
             answers.cancel()
 
     async def close(self) -> None:
-        await self.raw.close()
+        if self._renewed:
+            await asyncio.gather(*self._renewed.close())
+        else:
+            await self.raw.close()
+
+    async def _error(self, failed: grpc.RpcError) -> errors.OrdersysError:
+        error = status.from_call(failed, self.address)
+        return await asyncio.to_thread(self._doubts.explained, error) if self._doubts.suspect(error) else error

@@ -38,6 +38,7 @@ _POSTGRES = {
 """https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS; the URL's own options go first."""
 _RETRIED_SQLSTATES = ("40001", "40P01")  # serialization_failure, deadlock_detected
 _READ_ONLY = "25006"  # read_only_sql_transaction
+_NOT_PERMITTED = "42501"  # insufficient_privilege
 _REFUSALS = (exc.DatabaseError, exc.ProgrammingError)
 """Before the first statement these say that the URL is wrong: the file is no database, an option does not exist."""
 _ATTEMPTS = 5
@@ -47,17 +48,25 @@ TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 """Text that both engines order alike, byte by byte."""
 
 
+class NotPermitted(errors.UsageError):
+    """The database's user lacks a right; `reason` is what the server said."""
+
+    def __init__(self, database: str, reason: str) -> None:
+        super().__init__(f"database {database}: {reason}; `ordersys db permissions` prints what each role needs")
+        self.reason = reason
+
+
 class Database:
     """One service's database: `write` and `read` run a function in a transaction of its own.
 
     Both raise `Unavailable` when the database cannot be reached or written now, and nothing is half-written then.
-    Constraint violations come through as SQLAlchemy's IntegrityError.
+    They raise `NotPermitted` for a right that is lacking; constraint violations come through as IntegrityError.
     """
 
     def __init__(self, url: str) -> None:
         try:
             self.url = _parsed(url)
-            self.engine = _engine(self.url)
+            self.engine = self._connects(self.url)
         except (exc.ArgumentError, exc.NoSuchModuleError, ImportError) as error:
             # What cannot be read as a URL may have its password anywhere: only the scheme is shown.
             raise errors.UsageError(
@@ -69,13 +78,15 @@ class Database:
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         # SQLite's own queue for writers is a sleep with backoff: within a process a lock is fair and quick.
         self._writing = threading.Lock() if self.is_sqlite else nullcontext()
+        self._takes_writes = True  # as far as the last one can tell
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="sql-write")
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="sql-read")
 
     @property
     def label(self) -> str:
-        """The URL without its password."""
-        return masked(self.url.render_as_string(hide_password=True))
+        """The URL without its password, and of libpq's options only where the server is."""
+        place = {name: value for name, value in self.url.query.items() if name in ("host", "port")}
+        return masked(self.url.set(query=place).render_as_string(hide_password=True))
 
     def write(self, work: Transaction[Result]) -> Result:
         """Commit what `work` did when it returns, undo it all when it raises; durable on return."""
@@ -86,14 +97,17 @@ class Database:
                     self.engine.connect().execution_options(ordersys_write=True) as connection,
                     connection.begin(),
                 ):
-                    return work(connection)
+                    result = work(connection)
             except exc.DBAPIError as error:
                 retried = getattr(error.orig, "sqlstate", None) in _RETRIED_SQLSTATES
                 if not retried or attempt == _ATTEMPTS:
-                    raise self._translated(error) from error
+                    raise self._not_written(error) from error
                 time.sleep(0.005 * 2**attempt)
             except exc.TimeoutError as error:
-                raise self._translated(error) from error
+                raise self._not_written(error) from error
+            else:
+                self._takes_writes = True
+                return result
         raise AssertionError("unreachable")
 
     def read(self, work: Transaction[Result]) -> Result:
@@ -103,6 +117,21 @@ class Database:
                 return work(connection)
         except (exc.DBAPIError, exc.TimeoutError) as error:
             raise self._translated(error) from error
+
+    def ready(self) -> bool:
+        """Whether it can be read and written now; raises `Unavailable` when it cannot be reached.
+
+        SQLite is only asked to write after a write has failed: nothing else tells when a full disk has room again.
+        """
+        if not self.is_sqlite:
+            return bool(self._asked("SHOW transaction_read_only") == "off")
+        version = self._asked("PRAGMA user_version")
+        if not self._takes_writes:
+            self.write(lambda connection: connection.exec_driver_sql(f"PRAGMA user_version = {version}"))
+        return True
+
+    def _asked(self, statement: str) -> Any:
+        return self.read(lambda connection: connection.exec_driver_sql(statement).scalar_one())
 
     def exclusive(self, connection: sa.Connection) -> None:
         """Let one process at a time go on until its transaction ends; SQLite's BEGIN IMMEDIATE does so anyway."""
@@ -127,25 +156,50 @@ class Database:
         self._readers.shutdown()
         self.engine.dispose()
 
+    def _connects(self, url: sa.URL) -> sa.Engine:
+        return _engine(url)
+
+    def _not_written(self, error: exc.SQLAlchemyError) -> Exception:
+        translated = self._translated(error)
+        self._takes_writes = not isinstance(translated, errors.Unavailable)
+        return translated
+
     def _translated(self, error: exc.SQLAlchemyError) -> Exception:
-        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+        text = str(getattr(error, "orig", None) or error).strip()
+        # Why there is no connection may take a line per host; after a statement only the first line is no quotation.
+        connecting = isinstance(error, exc.DBAPIError) and error.statement is None
+        reason = " ".join(text.split()) if connecting else text.partition("\n")[0]
         transient = isinstance(error, exc.OperationalError | exc.InterfaceError | exc.TimeoutError)
         if transient or (isinstance(error, exc.DBAPIError) and error.connection_invalidated):
-            return errors.Unavailable(f"database {self.label}: {reason}", metadata={"dependency": "database"})
+            return errors.Unavailable(
+                f"database {self.label}: {reason}",
+                metadata={"dependency": "database"},
+                told="the database cannot be reached or written now",
+            )
         if isinstance(error, exc.DatabaseError) and type(error) in _REFUSALS and error.statement is None:
             return errors.UsageError(f"database {self.label}: {reason}")
+        if getattr(getattr(error, "orig", None), "sqlstate", None) == _NOT_PERMITTED:
+            return NotPermitted(self.label, reason)
         return error
 
 
-def upsert(connection: sa.Connection, table: sa.Table) -> Any:
+def upsert(engine: str, table: sa.Table) -> Any:
     """An INSERT that has ON CONFLICT: both engines spell it alike, SQLAlchemy keeps it per dialect."""
-    if connection.dialect.name == "sqlite":
+    if engine == "sqlite":
         from sqlalchemy.dialects import sqlite
 
         return sqlite.insert(table)
     from sqlalchemy.dialects import postgresql
 
     return postgresql.insert(table)
+
+
+def postgres_place(url: str) -> tuple[str, int, str] | None:
+    """(host, port, database) of a PostgreSQL URL, with libpq's defaults; None for SQLite's."""
+    parsed = _parsed(url)
+    if parsed.get_backend_name() == "sqlite":
+        return None
+    return parsed.host or "localhost", parsed.port or 5432, parsed.database or parsed.username or ""
 
 
 def _parsed(url: str) -> sa.URL:
@@ -155,25 +209,37 @@ def _parsed(url: str) -> sa.URL:
         raise exc.ArgumentError("its port is not a number") from None
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
         raise exc.ArgumentError(f"{parsed.get_backend_name()} is not supported")
-    if "@" in (parsed.host or ""):
+    if parsed.get_backend_name() != "sqlite" and "@" in f"{parsed.host}{parsed.database}":  # a piece of the password
         raise exc.ArgumentError("an @ in the user or the password must be written %40")
     return parsed
 
 
 def _engine(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() == "postgresql":
-        ours = {name: value for name, value in _POSTGRES.items() if name not in url.query}
-        engine = sa.create_engine(
-            url, connect_args=ours, pool_pre_ping=False, pool_size=8, max_overflow=8, pool_timeout=5.0
-        )
-        event.listen(engine, "handle_error", _leave_read_only)
-        return engine
+        return postgres_engine(url)
     if url.database in (None, "", ":memory:"):
         raise exc.ArgumentError("an SQLite database in memory cannot be shared or survive: name a file")
     Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(url, connect_args={"check_same_thread": False, "timeout": BUSY_SECONDS})
+    waiting = {"check_same_thread": False, "timeout": BUSY_SECONDS}
+    engine = sa.create_engine(url, connect_args=waiting, hide_parameters=True)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def postgres_engine(url: sa.URL, **ours: object) -> sa.Engine:
+    """An engine with our defaults and these; what the URL says goes first."""
+    chosen = {name: value for name, value in {**_POSTGRES, **ours}.items() if name not in url.query}
+    engine = sa.create_engine(
+        url,
+        connect_args=chosen,
+        pool_pre_ping=False,
+        pool_size=8,
+        max_overflow=8,
+        pool_timeout=5.0,
+        hide_parameters=True,  # an error's text gets into the log, and what somebody ordered does not belong there
+    )
+    event.listen(engine, "handle_error", _leave_read_only)
     return engine
 
 

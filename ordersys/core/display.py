@@ -4,10 +4,10 @@ Text that came from elsewhere is made printable first: a customer id must not be
 """
 
 import json
-import re
 from datetime import UTC, datetime
 
 from ordersys.core.events import Change, Event
+from ordersys.core.redaction import SECRET_PARAMETER
 
 _DECIMALS = {
     code: places
@@ -19,8 +19,6 @@ _DECIMALS = {
     for code in codes.split()
 }
 """ISO 4217 currencies whose minor unit is not a hundredth."""
-
-_SECRET_PARAMETER = re.compile(r"([?&][^=&]*(?:pass|secret|token)[^=&]*=)[^&]*", re.IGNORECASE)
 
 Span = tuple[str, str]
 """A piece of a line and its style, "" or one that rich understands, as rich's `Text.assemble` takes it."""
@@ -69,7 +67,7 @@ def masked(url: str) -> str:
     user, at, place = rest.rpartition("@")  # a password may hold an @ of its own, a host cannot
     if at and ":" in user:
         user = f"{user.partition(':')[0]}:***"
-    return _SECRET_PARAMETER.sub(r"\1***", f"{scheme}://{user}{at}{place}")
+    return SECRET_PARAMETER.sub(r"\1***", f"{scheme}://{user}{at}{place}")
 
 
 def moment(us: int) -> str:

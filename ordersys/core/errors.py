@@ -140,9 +140,12 @@ class Unavailable(OrdersysError):
 
     code = "unavailable"
 
-    def __init__(self, message: str, retry_after: float = 0.5, metadata: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, message: str, retry_after: float = 0.5, metadata: Mapping[str, str] | None = None, *, told: str = ""
+    ) -> None:
         super().__init__(message, metadata)
         self.retry_after = retry_after  # seconds, google.rpc.RetryInfo
+        self.told = told or message  # what callers over the network hear: our hosts and users are not their business
 
 
 class NoAnswer(Unavailable):

@@ -200,6 +200,14 @@ def _number(values: object, name: str) -> int:
     return value
 
 
+def traceparent_of(body: str) -> str:
+    """The trace context in a body of ours, "" for none: that of what made the event.
+
+    https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/extensions/distributed-tracing.md
+    """
+    return str(json.loads(body).get("traceparent", ""))
+
+
 def to_proto(event: Event) -> order_pb2.OrderEvent:
     return order_pb2.OrderEvent(
         id=event.id,

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from ordersys.core import errors
-from ordersys.core.database import Database
+from ordersys.core.database import Database, NotPermitted
+from ordersys.core.roles import Right
 
 if TYPE_CHECKING:  # loaded where there is something to migrate: it takes a quarter of a role's start
     from alembic.migration import MigrationContext
@@ -24,21 +25,30 @@ _alembic_op = threading.Lock()  # `alembic.op` is one per process: services that
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """The migrations of one service: the package that holds them, named like `ordersys.order`."""
+    """The migrations of one service: the package that holds them, named like `ordersys.order`.
+
+    `rights` is what the service itself does with the tables that they make.
+    """
 
     package: str
+    rights: tuple[Right, ...] = ()
 
     @property
     def version_table(self) -> str:
         return f"{self.package.rpartition('.')[2]}_schema_version"
 
+    @property
+    def least(self) -> tuple[Right, ...]:
+        """The rights, with that to see which revision the schema is at."""
+        return (*self.rights, Right(self.version_table, "SELECT"))
+
 
 def upgrade(database: Database, chain: Chain) -> tuple[str, str]:
     """Bring the schema to the newest revision; returns the revisions before and after ("" = empty database).
 
-    Raises UsageError when the database was upgraded by a newer ordersys than this one.
+    Raises UsageError when the database was upgraded by a newer ordersys than this one, or when there is something to
+    do and this user may not do it.
     """
-
     newest = _newest(chain)
     if newest and database.read(lambda connection: _revision(connection, chain)) == newest:
         return newest, newest
@@ -54,7 +64,13 @@ def upgrade(database: Database, chain: Chain) -> tuple[str, str]:
             context.run_migrations()
         return before, context.get_current_revision() or ""
 
-    return database.write(work)
+    try:
+        return database.write(work)
+    except NotPermitted as error:
+        raise errors.UsageError(
+            f"the schema in {database.label} is not at revision {newest}, and this user may not change it:"
+            f" run `ordersys db upgrade` as its owner, then `ordersys db permissions` ({error.reason})"
+        ) from error
 
 
 def current(database: Database, chain: Chain) -> tuple[str, str]:
@@ -62,6 +78,14 @@ def current(database: Database, chain: Chain) -> tuple[str, str]:
     script = _script(chain)
     found = database.read(lambda connection: _context(connection, chain, script).get_current_revision())
     return found or "", script.get_current_head() or ""
+
+
+def is_current(database: Database, chain: Chain) -> bool:
+    """Whether the schema is the one that this ordersys knows.
+
+    A newer one is let pass: in a rolling upgrade those that are to be replaced serve on until they are.
+    """
+    return database.read(lambda connection: _revision(connection, chain)) >= _newest(chain)
 
 
 def _newest(chain: Chain) -> str:

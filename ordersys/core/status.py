@@ -62,7 +62,8 @@ def to_status(error: errors.OrdersysError) -> status_pb2.Status:
         packed.append(AnyMessage())
         packed[-1].Pack(detail)
     number = STATUS.get(error.code, grpc.StatusCode.INTERNAL).value[0]
-    return status_pb2.Status(code=number, message=_cut(error.message), details=packed)
+    message = error.told if isinstance(error, errors.Unavailable) else error.message
+    return status_pb2.Status(code=number, message=_cut(message), details=packed)
 
 
 def _cut(text: str) -> str:

@@ -9,16 +9,20 @@ on, so after a retry there is no promise of order: compare `order.version` and i
 
 import logging
 import threading
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from ordersys.broker.broker import Broker, Delivery, Subscription
-from ordersys.core import display, errors, events, ids, topology
+from ordersys.core import display, errors, events, ids, spans, topology
 from ordersys.core.backoff import Backoff
 from ordersys.core.events import Event
+from ordersys.core.metrics import Registry
 from ordersys.core.topology import Queue, Topology
+from ordersys.core.tracing import Span, Tracing
 from ordersys.notify.inbox import Attempt
+from ordersys.notify.metrics import NotifierMetrics
 from ordersys.notify.sinks import Sink, SinkClosed
 
 logger = logging.getLogger(__name__)
@@ -66,6 +70,8 @@ class Notifier:
         name: str,
         batch: int = 50,
         backoff: Backoff | None = None,
+        metrics: NotifierMetrics | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._broker = broker
         self._queue = queue
@@ -74,10 +80,12 @@ class Notifier:
         self._name = name
         self._batch = batch
         self._backoff = backoff or Backoff(0.5, 30.0)
+        self._tracing = tracing or Tracing()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=False)
         self._unrecorded: dict[str, str] = {}  # event id -> order id: had their effect, not yet in the inbox
         self._counts = Counts()
+        self._metrics = metrics or NotifierMetrics(Registry(), queue.name)
 
     @property
     def counts(self) -> Counts:
@@ -132,6 +140,7 @@ class Notifier:
             subscription.close()  # gives back every delivery that is not settled
 
     def _settle(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
+        self._metrics.batch.observe(len(deliveries))
         messages = self._readable(subscription, deliveries)
         known = self._inbox.known(self._queue.name, [event.id for _, event in messages])
         fresh, duplicates = _apart(messages, known | self._unrecorded.keys())
@@ -150,7 +159,13 @@ class Notifier:
                 messages.append((delivery, _event(delivery.body)))
             except events.MalformedEvent as error:
                 reason = str(error)
-                logger.error("%s: message %r is a dead letter: %s", self._name, delivery.message_id, reason)  # noqa: TRY400 - whose fault it is stands in the reason
+                logger.error(  # noqa: TRY400 - whose fault it is stands in the reason
+                    "%s: message %r is a dead letter: %s",
+                    self._name,
+                    delivery.message_id,
+                    reason,
+                    extra={"ecs": {"ordersys.queue": self._queue.name, "ordersys.event.id": delivery.message_id}},
+                )
                 subscription.dead_letter(delivery, reason)
                 self._count(dead=1)
         return messages
@@ -162,17 +177,39 @@ class Notifier:
         for delivery, event in fresh:
             if self._stopping.is_set():
                 break
+            begun = time.perf_counter()
             try:
-                self._sink.handle(event, delivery.body)
+                with self._span(delivery, event):
+                    self._sink.handle(event, delivery.body)
             except SinkClosed as error:
                 logger.warning("%s stops: %s", self._name, error)
                 self._stopping.set()
             except Exception as error:  # noqa: BLE001 - a sink may fail in any way: the message is tried again
                 failed.append(((delivery, event), error))
             else:
+                self._metrics.done(event.time)
                 self._unrecorded[event.id] = event.order.id
                 handled.append(delivery)
+                if logger.isEnabledFor(logging.DEBUG):
+                    logger.debug("%s: handled %s", self._name, event.id, extra={"ecs": self._facts(event)})
+            self._metrics.duration.observe(time.perf_counter() - begun)
         return handled, failed
+
+    def _span(self, delivery: Delivery, event: Event) -> Span:
+        """This try belongs to the sending of the message, or as far as is known to what made the event."""
+        if not self._tracing.on:
+            return self._tracing.passing()
+        sent = str(delivery.headers.get(spans.TRACEPARENT, ""))
+        return spans.process(
+            self._tracing,
+            self._broker.system,
+            queue=self._queue.name,
+            routing_key=delivery.routing_key,
+            message_id=event.id,
+            order_id=event.order.id,
+            tries=delivery.tries + 1,
+            parent=sent if ids.is_traceparent(sent) else event.traceparent,
+        )
 
     def _remember(self) -> None:
         """Put what had its effect into the inbox; raises `Unavailable`, and then it is still to be remembered."""
@@ -195,11 +232,23 @@ class Notifier:
             "to be tried again" if again else "now a dead letter",
             reason,
             exc_info=error if not again else None,
+            extra={"ecs": self._facts(event)},
         )
         self._count(retried=int(again), dead=int(not again))
         tries = delivery.tries + 1
         failed = Attempt(queue=self._queue.name, event_id=event.id, at=failed_at, tries=tries, reason=reason)
         self._inbox.note_failure(failed, event.order.id)
+
+    def _facts(self, event: Event) -> dict[str, str]:
+        """What a program may look for in the log."""
+        facts = {
+            "ordersys.queue": self._queue.name,
+            "ordersys.event.id": event.id,
+            "ordersys.order.id": event.order.id,
+        }
+        if ids.is_traceparent(event.traceparent):
+            facts["trace.id"] = event.traceparent[3:35]
+        return facts
 
     def _count(self, *, handled: int = 0, duplicates: int = 0, retried: int = 0, dead: int = 0) -> None:
         now = self._counts
@@ -209,6 +258,10 @@ class Notifier:
             retried=now.retried + retried,
             dead=now.dead + dead,
         )
+        self._metrics.handled.inc(handled)
+        self._metrics.duplicates.inc(duplicates)
+        self._metrics.retried.inc(retried)
+        self._metrics.dead.inc(dead)
 
 
 def _event(body: bytes) -> Event:

@@ -7,8 +7,14 @@ import sqlalchemy as sa
 
 from ordersys.core.database import TEXT, Database, upsert
 from ordersys.core.migrations import Chain
+from ordersys.core.roles import Right
+from ordersys.core.statement import Statement, among, listed
 
-CHAIN = Chain("ordersys.notify")
+RIGHTS = (
+    Right("notify_inbox", "SELECT, INSERT, DELETE"),
+    Right("notify_failures", "SELECT, INSERT, DELETE", sequence="notify_failures_id_seq"),
+)
+CHAIN = Chain("ordersys.notify", RIGHTS)
 
 metadata = sa.MetaData()
 notify_inbox = sa.Table(
@@ -57,10 +63,12 @@ class Inbox:
 
     def known(self, queue: str, event_ids: Iterable[str]) -> set[str]:
         """Those of `event_ids` that were handled before; asks the database even for none."""
-        query = sa.select(notify_inbox.c.event_id).where(
-            notify_inbox.c.queue == queue, notify_inbox.c.event_id.in_(list(event_ids))
-        )
-        return self._database.read(lambda connection: set(connection.scalars(query)))
+        ids = list(event_ids)
+
+        def work(connection: sa.Connection) -> set[str]:
+            return set(_known.one(connection, {"of": queue, "names": listed(connection, ids)}).scalars())
+
+        return self._database.read(work)
 
     def note_failure(self, failed: Attempt, order_id: str) -> None:
         """Remember one failed try, for people to read."""
@@ -116,6 +124,12 @@ class Inbox:
             for event_id, order_id in sorted(handled)  # one order for all copies: two of them cannot deadlock
         ]
         if rows:
-            self._database.write(
-                lambda connection: connection.execute(upsert(connection, notify_inbox).on_conflict_do_nothing(), rows)
-            )
+            self._database.write(lambda connection: _remember.many(connection, rows))
+
+
+_known = Statement(
+    lambda engine: sa.select(notify_inbox.c.event_id).where(
+        notify_inbox.c.queue == sa.bindparam("of"), among(notify_inbox.c.event_id, "names", engine)
+    )
+)
+_remember = Statement(lambda engine: upsert(engine, notify_inbox).on_conflict_do_nothing())

@@ -62,6 +62,8 @@ def _check_name(queue: Queue) -> None:
         raise errors.UsageError(f"--queue {name!r}: names that begin with amq. belong to the broker")
     if _DERIVED.search(name):
         raise errors.UsageError(f"--queue {name!r}: .retry and .dlq are queues made beside it: leave that ending out")
+    if {"*", "#"} & set(name.split(".")):
+        raise errors.UsageError(f"--queue {name!r}: * and # stand for other words: choose a name without them")
     if not name.isprintable() or name != name.strip():
         raise errors.UsageError(f"--queue {name!r}: expected printable text without spaces at the ends")
     room = _SHORT_STRING - max(len(each) - len(name) for each in (*queue.retries, queue.dead_letters))

@@ -41,10 +41,10 @@ def create(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Make a key and print it, this once: only its hash is kept."""
-    from ordersys import settings, wiring
+    from ordersys import databases, settings
 
     until = _moment(expires)
-    with wiring.api_keys(settings.load({"api_database_url": database_url})) as store:
+    with databases.api_keys(settings.load({"api_database_url": database_url})) as store:
         key, text = store.create(name, scope, customer_id=customer, expires_at=until)
     if as_json:
         printing.document({"key": _json(key), "api_key": text})
@@ -56,9 +56,9 @@ def create(
 @keys.command("list")
 def show(as_json: Json = False, database_url: DatabaseUrl = None) -> None:
     """Print every key there has ever been, oldest first, and nothing that opens a door."""
-    from ordersys import settings, wiring
+    from ordersys import databases, settings
 
-    with wiring.api_keys(settings.load({"api_database_url": database_url})) as store:
+    with databases.api_keys(settings.load({"api_database_url": database_url})) as store:
         found = store.all()
     if as_json:
         printing.document({"keys": [_json(key) for key in found]})
@@ -74,12 +74,12 @@ def revoke(
     key_id: Annotated[str, typer.Argument(metavar="ID")], as_json: Json = False, database_url: DatabaseUrl = None
 ) -> None:
     """Make a key good for nothing within seconds; repeating it changes nothing."""
-    from ordersys import settings, wiring
+    from ordersys import databases, settings
 
     # Who has found a key in the open has its whole text; it must not stand in our answer, too.
     if found := re.match(r"osk_([0-9a-f]+)_", key_id):
         key_id = found[1]
-    with wiring.api_keys(settings.load({"api_database_url": database_url})) as store:
+    with databases.api_keys(settings.load({"api_database_url": database_url})) as store:
         key = store.revoke(key_id)
     if as_json:
         printing.document({"key": _json(key)})

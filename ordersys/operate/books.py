@@ -48,7 +48,7 @@ def audit(
     from ordersys.client.calls import Orders
 
     chosen = settings.load({"product_address": product_address, "order_address": order_address})
-    with Orders(chosen.product_address, chosen.order_address, chosen.deadline_seconds) as orders:
+    with Orders(chosen.product_address, chosen.order_address, chosen.deadline_seconds, tls=chosen.tls()) as orders:
         audits, pending, in_orders = _quiet_moment(orders, wait)
     differences = [each for audited in audits for each in _differences(audited, in_orders)]
     compared = in_orders is not None
@@ -168,7 +168,7 @@ def explain(
     from ordersys.core import display, ids, records
 
     chosen = settings.load({"product_address": product_address, "order_address": order_address})
-    with Orders(chosen.product_address, chosen.order_address, chosen.deadline_seconds) as orders:
+    with Orders(chosen.product_address, chosen.order_address, chosen.deadline_seconds, tls=chosen.tls()) as orders:
         found = orders.get_order(order_id)
         timeline = [*_stock_moves(orders, order_id), *_changes(orders, order_id)]
     timeline += [*_deliveries(chosen, order_id), *_dead_letters(chosen, order_id)]
@@ -212,7 +212,7 @@ def _changes(orders: "Orders", order_id: str) -> list[Happening]:
 
 
 def _deliveries(chosen: "Settings", order_id: str) -> list[Happening]:
-    from ordersys import wiring
+    from ordersys import databases
 
     return [
         Happening(
@@ -220,7 +220,7 @@ def _deliveries(chosen: "Settings", order_id: str) -> list[Happening]:
             each.queue,
             f"event {each.event_id} " + (f"failed on try {each.tries}: {each.reason}" if each.tries else "handled"),
         )
-        for each in wiring.notified(chosen, order_id)
+        for each in databases.notified(chosen, order_id)
     ]
 
 

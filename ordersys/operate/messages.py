@@ -235,7 +235,7 @@ def _logged(order: str, event_type: str, since: str, order_address: str | None) 
     from ordersys.client.calls import Orders
 
     chosen = settings.load({"order_address": order_address})
-    with Orders(chosen.product_address, chosen.order_address, chosen.deadline_seconds) as orders:
+    with Orders(chosen.product_address, chosen.order_address, chosen.deadline_seconds, tls=chosen.tls()) as orders:
         yield orders.log(order_id=order, change=_change(event_type), since=_moment(since))
 
 

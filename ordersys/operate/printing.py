@@ -29,6 +29,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -
     from rich.table import Table
 
     made = Table(*head, header_style="bold", title=title or None, title_justify="left")
+    for column in made.columns:
+        column.overflow = "fold"  # what does not fit goes on below: half a path or id is none
     for row in safe:
         made.add_row(*row)
     Console(highlight=False).print(made)

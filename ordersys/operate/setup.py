@@ -16,7 +16,10 @@ Data = Annotated[Path | None, typer.Option("--data", help="Folder of the JSON se
 
 
 def config(as_json: Json = False) -> None:
-    """Print every setting with its value, secrets masked."""
+    """Print every setting with its value, secrets masked.
+
+    Those that may hold a secret can stand in a file: ORDERSYS_BROKER_URL_FILE names that of ORDERSYS_BROKER_URL.
+    """
     from ordersys import settings
 
     rows = settings.table(settings.load())
@@ -29,12 +32,12 @@ def config(as_json: Json = False) -> None:
 @database.command("upgrade")
 def db_upgrade(as_json: Json = False) -> None:
     """Bring every schema to the newest revision."""
-    from ordersys import settings, wiring
+    from ordersys import databases, settings
     from ordersys.core import migrations
     from ordersys.core.database import Database
 
     done = {}
-    for service, url, chain in wiring.chains(settings.load()):
+    for service, url, chain in databases.chains(settings.load()):
         opened = Database(url)
         try:
             done[service] = migrations.upgrade(opened, chain)
@@ -46,12 +49,12 @@ def db_upgrade(as_json: Json = False) -> None:
 @database.command("current")
 def db_current(as_json: Json = False) -> None:
     """Print the revision of every schema and the newest there is; exit code 1 when they differ."""
-    from ordersys import settings, wiring
+    from ordersys import databases, settings
     from ordersys.core import migrations
     from ordersys.core.database import Database
 
     found = {}
-    for service, url, chain in wiring.chains(settings.load()):
+    for service, url, chain in databases.chains(settings.load()):
         opened = Database(url)
         try:
             found[service] = migrations.current(opened, chain)
@@ -65,9 +68,9 @@ def db_current(as_json: Json = False) -> None:
 @database.command("seed")
 def db_seed(data: Data = None, as_json: Json = False) -> None:
     """Load the seed files into databases that are empty; others stay as they are."""
-    from ordersys import settings, wiring
+    from ordersys import databases, settings
 
-    loaded = wiring.seed_all(settings.load({"data": data}))
+    loaded = databases.seed_all(settings.load({"data": data}))
     if as_json:
         printing.document({"seeded": loaded})
     else:
@@ -106,19 +109,38 @@ def topology_show(as_json: Json = False) -> None:
 
 
 @exchanges.command("declare")
-def topology_declare(broker_url: BrokerUrl = None, as_json: Json = False) -> None:
+def topology_declare(
+    queue: Annotated[
+        str, typer.Option("--queue", metavar="NAME", help="A subscriber's queue too, as `ordersys notify` has it.")
+    ] = "",
+    mode: Annotated[str, typer.Option("--mode", metavar="fanout|topic", help="That queue's.")] = "topic",
+    bind: Annotated[
+        list[str] | None, typer.Option("--bind", metavar="PATTERN", help="That queue's; repeatable.")
+    ] = None,
+    broker_url: BrokerUrl = None,
+    as_json: Json = False,
+) -> None:
     """Make them on the broker; repeating it changes nothing."""
     from ordersys import settings, wiring
-    from ordersys.core import topology
+    from ordersys.core import errors, topology
+    from ordersys.core.topology import Topology
+    from ordersys.notify.queues import queue_for
 
     chosen = settings.load({"broker_url": broker_url})
-    standard = topology.standard(chosen.retry_waits)
+    wanted = topology.standard(chosen.retry_waits)
+    if queue or bind:
+        own = queue_for(mode, bind or [], queue, chosen.retry_waits)
+        wanted = Topology(wanted.exchanges, tuple(dict.fromkeys((*wanted.queues, own))))
     opened = wiring.broker(chosen)
     try:
-        opened.declare(standard)
+        if not opened.declare(wanted):
+            raise errors.PermissionDenied(
+                "this user may not declare: exchanges and queues are there, their bindings were not looked at;"
+                " `ordersys topology permissions` makes a user who may"
+            )
     finally:
         opened.close()
-    names = [each.name for each in standard.exchanges] + [each.name for each in standard.queues]
+    names = [each.name for each in wanted.exchanges] + [each.name for each in wanted.queues]
     if as_json:
         printing.document({"declared": names})
     else:

@@ -1,26 +1,34 @@
 """The relay: moves events from the outbox to the broker, in order per order id, and forgets none.
 
-It has a thread of its own: inside a saturated gRPC loop it would starve. Each round publishes at most one event per
-order, pipelined, and takes out of the outbox what the broker confirmed on every exchange it had to go to. An event
-that got no confirm stays, and the later events of its order wait behind it: a notifier may see one twice, never a
-later one first because of us.
+It has threads of its own: inside a saturated gRPC loop it would starve. Each round publishes at most one event per
+order, pipelined; while the broker confirms one round the next is read, and waits to follow it. What the broker
+confirmed on every exchange it had to go to is taken out of the outbox. An event that got no confirm stays, and the
+later events of its order wait behind it: a notifier may see one twice, never a later one first because of us.
 """
 
 import logging
 import threading
-from collections.abc import Sequence
+import time
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol
 
-from ordersys.broker.broker import Broker, Message, Outcome, Publisher
-from ordersys.core import errors, events
+from ordersys.broker.broker import Broker, Message, Outcome
+from ordersys.core import errors, events, spans
 from ordersys.core.backoff import Backoff
+from ordersys.core.metrics import Registry
 from ordersys.core.topology import Topology, routes
+from ordersys.core.tracing import Span, Tracing
 from ordersys.order.store import Unsent
 
 logger = logging.getLogger(__name__)
 
 WINDOW = 500
-"""Events per round: the most that are published and not confirmed."""
+"""Events per round, at most."""
+ROUNDS = 2
+"""How many are under way: one with the broker, the next behind it. In turns, so that orders keep their order, too."""
 POLL_SECONDS = 1.0
 """The safety net; a commit wakes the relay at once."""
 
@@ -30,14 +38,58 @@ class Store(Protocol):
     def mark_sent(self, sequences: Sequence[int]) -> None: ...
 
 
+class RelayMetrics:
+    """Belongs to the thread of the relay."""
+
+    def __init__(self, registry: Registry) -> None:
+        messages = registry.counter(
+            "ordersys_relay_messages", "Messages that were published, by what the broker said to them", ["outcome"]
+        )
+        self._messages = {outcome: messages.labels(outcome.value) for outcome in Outcome}
+        self._events = registry.counter("ordersys_relay_events", "Events taken out of the outbox, confirmed everywhere")
+        self._retries = registry.counter("ordersys_relay_retries", "Events that have to be published once more")
+        self._duration = registry.histogram(
+            "ordersys_relay_round_duration_seconds", "How long a round took that found something in the outbox"
+        )
+
+    def published(self, outcomes: Iterable[Outcome]) -> None:
+        for outcome, count in Tally(outcomes).items():
+            self._messages[outcome].inc(count)
+
+    def finished(self, seconds: float, *, sent: int, missing: int) -> None:
+        self._duration.observe(seconds)
+        self._events.inc(sent)
+        self._retries.inc(missing)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Round:
+    """What is on its way to the broker: some events, one message per route of each."""
+
+    begun: float
+    batch: list[Unsent]
+    spans: list[Span]
+    published: Future[list[Outcome]]
+
+
 class Relay:
-    def __init__(self, store: Store, broker: Broker, topology: Topology) -> None:
+    def __init__(
+        self,
+        store: Store,
+        broker: Broker,
+        topology: Topology,
+        metrics: RelayMetrics | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._store = store
+        self._metrics = metrics or RelayMetrics(Registry())
+        self._tracing = tracing or Tracing()
         self._broker = broker
         self._topology = topology
         self._woken = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="relay")
+        self._under_way: list[Round] = []
         self._declared = False
         self._troubled = False
 
@@ -49,7 +101,7 @@ class Relay:
         self._woken.set()
 
     def stop(self, timeout: float) -> None:
-        """Finish the round at work and end; whatever is still in the outbox goes out after the next start."""
+        """Finish the rounds under way and end; whatever is still in the outbox goes out after the next start."""
         self._stopping.set()
         self._woken.set()
         self._thread.join(timeout)
@@ -58,49 +110,111 @@ class Relay:
 
     def _run(self) -> None:
         publisher = self._broker.publisher()
-        backoff = Backoff(first=0.1, most=5.0)
-        try:
-            while not self._stopping.is_set():
+        backoff, rest_until = Backoff(first=0.1, most=5.0), 0.0
+        with ThreadPoolExecutor(1, thread_name_prefix="relay-publish") as sender:
+            while self._under_way or not self._stopping.is_set():
                 self._woken.clear()
+                more = False
                 try:
-                    progress, left = self._round(publisher)
+                    if self._finish():
+                        self._recovered()
+                        backoff.reset()
+                    if self._has_room() and not self._stopping.is_set() and time.monotonic() >= rest_until:
+                        more = self._begin(lambda messages: sender.submit(publisher.publish, messages))
                 except Exception as error:  # noqa: BLE001 - the relay outlives whatever is wrong with one round
                     self._trouble(error)
-                    progress, left = False, True
-                if progress:
-                    self._recovered()
-                    backoff.reset()
-                if left and not progress:
-                    self._stopping.wait(backoff.pause())
-                elif not left:
-                    self._woken.wait(POLL_SECONDS)
-        finally:
+                    rest_until = time.monotonic() + backoff.pause()
+                if not (more and self._has_room()):
+                    rest = rest_until - time.monotonic()
+                    self._woken.wait(rest if 0 < rest < POLL_SECONDS else POLL_SECONDS)
             publisher.close()
 
-    def _round(self, publisher: Publisher) -> tuple[bool, bool]:
-        """(something was confirmed, something is left) of one round."""
-        found = self._store.unsent(WINDOW)
-        if not found:
-            return False, False
+    def _has_room(self) -> bool:
+        return len(self._under_way) < ROUNDS
+
+    def _begin(self, publish: Callable[[list[Message]], "Future[list[Outcome]]"]) -> bool:
+        """Begin a round with what may go out now; True when another could follow at once."""
+        begun = time.perf_counter()
+        busy = {event.order_id for each in self._under_way for event in each.batch}
+        found = self._store.unsent(WINDOW + len(busy))
+        batch = [event for event in first_per_order(found) if event.order_id not in busy][:WINDOW]
+        if not batch:
+            return False
         if not self._declared:
             self._broker.declare(self._topology)
             self._declared = True
-        batch = first_per_order(found)
-        messages = [message for event in batch for message in _messages(event)]
-        outcomes = iter(publisher.publish(messages))
-        sent = []
-        for event in batch:
-            results = [next(outcomes) for _ in routes(event.change)]
-            if all(result is Outcome.CONFIRMED for result in results):
-                sent.append(event.sequence)
+        sending = [each for event in batch for each in self._messages(event)]
+        published = publish([message for message, _ in sending])
+        published.add_done_callback(lambda _: self._woken.set())
+        self._under_way.append(Round(begun, batch, [span for _, span in sending], published))
+        return len(found) > len(busy) + len(batch)
+
+    def _finish(self) -> bool:
+        """Take what was confirmed out of the outbox; True when that was something, and everything that was published.
+
+        Raises `Unavailable` when nothing was confirmed, and whatever kept a round from it.
+        """
+        done = [each for each in self._under_way if each.published.done()]
+        if not done:
+            return False
+        self._under_way = [each for each in self._under_way if each not in done]
+        sent: list[int] = []
+        for each in done:
+            sent += self._confirmed(each)
         if sent:
             self._store.mark_sent(sent)
-        missing = len(batch) - len(sent)
+        count = sum(len(each.batch) for each in done)
+        missing = count - len(sent)
+        self._metrics.finished(time.perf_counter() - min(each.begun for each in done), sent=len(sent), missing=missing)
         if missing:
             # Somebody may have deleted an exchange, a queue or a binding: make them again, the events wait for that.
             self._declared = False
-            self._trouble(errors.Unavailable(f"{missing} of {len(batch)} events were not taken by every queue"))
-        return bool(sent), len(found) > len(sent) or len(found) == WINDOW
+            error = errors.Unavailable(f"{missing} of {count} events were not taken by every queue")
+            if not sent:
+                raise error
+            self._trouble(error)
+        return not missing
+
+    def _confirmed(self, done: "Round") -> Iterator[int]:
+        """The sequences of a round's events that are everywhere they had to go."""
+        published = done.published.result()
+        self._metrics.published(published)
+        for span, outcome in zip(done.spans, published, strict=True):
+            self._end(span, outcome)
+        outcomes = iter(published)
+        for event in done.batch:
+            results = [next(outcomes) for _ in routes(event.change)]
+            if all(result is Outcome.CONFIRMED for result in results):
+                yield event.sequence
+
+    def _messages(self, event: Unsent) -> Iterator[tuple[Message, Span]]:
+        parent = events.traceparent_of(event.body) if self._tracing.on else ""
+        for exchange, key in routes(event.change):
+            span = spans.send(
+                self._tracing,
+                self._broker.system,
+                exchange=exchange,
+                routing_key=key,
+                message_id=event.event_id,
+                order_id=event.order_id,
+                parent=parent,
+            )
+            message = Message(
+                exchange=exchange,
+                routing_key=key,
+                body=event.body.encode(),
+                message_id=event.event_id,
+                content_type=events.CONTENT_TYPE,
+                headers={spans.TRACEPARENT: span.traceparent} if span.recorded else {},
+            )
+            yield message, span
+
+    def _end(self, span: Span, outcome: Outcome) -> None:
+        if outcome is not Outcome.CONFIRMED:
+            if self._troubled:  # of an outage only the first round is told: what waits is tried again and again
+                return
+            span.fail(outcome.value)
+        span.end()
 
     def _trouble(self, error: Exception) -> None:
         if not self._troubled:
@@ -120,16 +234,3 @@ def first_per_order(found: Sequence[Unsent]) -> list[Unsent]:
     for event in found:
         oldest.setdefault(event.order_id, event)
     return list(oldest.values())
-
-
-def _messages(event: Unsent) -> list[Message]:
-    return [
-        Message(
-            exchange=exchange,
-            routing_key=key,
-            body=event.body.encode(),
-            message_id=event.event_id,
-            content_type=events.CONTENT_TYPE,
-        )
-        for exchange, key in routes(event.change)
-    ]

@@ -8,16 +8,18 @@ from typing import Protocol
 from ordersys.core import errors, ids, pages
 from ordersys.core.batch import Batcher, Entry
 from ordersys.core.events import Change, Event, Logged
+from ordersys.core.metrics import Registry
 from ordersys.core.records import Order, Status
 from ordersys.order import model
 from ordersys.order.flow import Depths, Flow, Gauge
+from ordersys.order.metrics import OrderMetrics
 from ordersys.order.model import Accepted, Outcome, Refused, Settle
 
 logger = logging.getLogger(__name__)
 
 Item = model.Command | Settle
 
-WATCH_PAGE = 500
+WATCH_PAGE = 100  # events in memory for one watcher, whether it reads them or not
 WATCH_POLL_SECONDS = 0.5
 """How soon a watcher sees what another process committed; what this one commits it sees at once."""
 
@@ -50,13 +52,15 @@ class OrderService:
         clock: Callable[[], int] = ids.now_us,
         new_id: Callable[[], str] = ids.uuid7,
         max_waiting: int = 10_000,
+        metrics: OrderMetrics | None = None,
     ) -> None:
         self._store = store
         self._committed = committed
         self._clock = clock
         self._new_id = new_id
+        self._metrics = metrics or OrderMetrics(Registry())
         self._writer: Batcher[Item, Outcome] = Batcher(
-            "order-writer", self._write, max_batch=512, max_waiting=max_waiting
+            "order-writer", self._write, max_batch=512, max_waiting=max_waiting, observer=self._metrics.writer
         )
         self._gauge = Gauge(store, depths)
         self._news = asyncio.Event()
@@ -146,8 +150,12 @@ class OrderService:
     async def _write(self, entries: Sequence[Entry[Item, Outcome]]) -> None:
         outcomes = await self._store.apply([entry.item for entry in entries], self._clock(), self._new_id)
         self._announce()
+        done = []
         for entry, outcome in zip(entries, outcomes, strict=True):
             entry.resolve(outcome)
+            if isinstance(entry.item, model.Command) and isinstance(outcome, Accepted) and not outcome.replayed:
+                done.append(entry.item.change)
+        self._metrics.changed(done)
 
     def _announce(self) -> None:
         self._news.set()

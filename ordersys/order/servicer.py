@@ -5,9 +5,10 @@ from typing import Any
 
 from grpc import aio
 
-from ordersys.core import errors, events, fields, records
+from ordersys.core import errors, events, fields, records, spans
 from ordersys.core.events import Change
 from ordersys.core.server import traceparent
+from ordersys.core.tracing import Tracing
 from ordersys.core.v1 import order_pb2, order_pb2_grpc
 from ordersys.order import model
 from ordersys.order.model import Accepted, Outcome, Refused, Settle, Void
@@ -15,12 +16,15 @@ from ordersys.order.service import OrderService
 
 SERVICE = order_pb2.DESCRIPTOR.services_by_name["OrderService"].full_name
 MAX_COMMANDS = 1000
+MAX_REQUEST_BYTES = 256 * 1024
+"""The Product Service sends at most 128 KiB at once and one more command of 57 KiB (authority.py)."""
 _MOST_TOTAL = 2**63 - 1  # what Money holds
 
 
 class OrderServicer(order_pb2_grpc.OrderServiceServicer):
-    def __init__(self, service: OrderService) -> None:
+    def __init__(self, service: OrderService, tracing: Tracing | None = None) -> None:
         self._service = service
+        self._tracing = tracing or Tracing()
 
     def add_to(self, server: aio.Server) -> None:
         order_pb2_grpc.add_OrderServiceServicer_to_server(self, server)
@@ -29,9 +33,13 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
         self, request: order_pb2.ProcessOrdersRequest, context: "aio.ServicerContext[Any, Any]"
     ) -> order_pb2.ProcessOrdersResponse:
         _check_count("commands", len(request.commands))
-        commands = [_command(message, index) for index, message in enumerate(request.commands)]
-        outcomes = await self._service.execute(commands)
-        return order_pb2.ProcessOrdersResponse(results=_results([command.command_id for command in commands], outcomes))
+        batch = traceparent() if self._tracing.on else ""
+        with spans.Commands(self._tracing, "process command", request.commands, links=[batch]) as begun:
+            commands = [_command(message, index) for index, message in enumerate(request.commands)]
+            outcomes = await self._service.execute(commands)
+            results = _results([command.command_id for command in commands], outcomes)
+            begun.answered(results)
+        return order_pb2.ProcessOrdersResponse(results=results)
 
     async def SettleCommands(
         self, request: order_pb2.SettleCommandsRequest, context: "aio.ServicerContext[Any, Any]"
@@ -78,7 +86,7 @@ class OrderServicer(order_pb2_grpc.OrderServiceServicer):
             records.STATUS_FROM_PROTO.get(request.to_status),
             request.expected_version,
             key=request.idempotency_key,
-            traceparent=traceparent(context),
+            traceparent=traceparent(),
         )
         return order_pb2.AdvanceOrderResponse(order=records.order_to_proto(done.order), replayed=done.replayed)
 

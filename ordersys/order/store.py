@@ -1,7 +1,7 @@
 """The Order Service's tables: order, event and outbox row are one transaction per batch."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,12 +12,11 @@ from ordersys.core.database import Database
 from ordersys.core.events import Change, Event, Logged
 from ordersys.core.records import Line, Order, Status
 from ordersys.core.seed import Seed
+from ordersys.core.statement import Statement, among, listed
 from ordersys.order import model
-from ordersys.order.tables import order_commands, order_events, order_outbox, order_sequence, orders
+from ordersys.order.tables import RIGHTS, order_commands, order_events, order_outbox, order_sequence, orders
 
-CHAIN = migrations.Chain("ordersys.order")
-
-_CHUNK = 500  # names per IN list: engines bound the parameters of a statement
+CHAIN = migrations.Chain("ordersys.order", RIGHTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,19 +132,7 @@ class OrderStore:
 
     def unsent(self, limit: int) -> list[Unsent]:
         """The oldest events that the broker has not confirmed, in sequence."""
-        query = (
-            sa.select(
-                order_events.c.sequence,
-                order_events.c.event_id,
-                order_events.c.order_id,
-                order_events.c.change,
-                order_events.c.body,
-            )
-            .join(order_outbox, order_outbox.c.sequence == order_events.c.sequence)
-            .order_by(order_outbox.c.sequence)
-            .limit(limit)
-        )
-        rows = self.database.read(lambda connection: connection.execute(query).all())
+        rows = self.database.read(lambda connection: _unsent.one(connection, {"most": limit}).all())
         return [
             Unsent(
                 sequence=row.sequence,
@@ -159,9 +146,8 @@ class OrderStore:
 
     def mark_sent(self, sequences: Sequence[int]) -> None:
         """They are confirmed everywhere they had to go: out of the outbox, kept in the event log."""
-        gone = order_outbox.delete().where(order_outbox.c.sequence == sa.bindparam("sent"))
         rows = [{"sent": sequence} for sequence in sequences]
-        self.database.write(lambda connection: connection.execute(gone, rows))
+        self.database.write(lambda connection: _forget_sent.many(connection, rows))
 
     def seed(self, seed: Seed) -> bool:
         """Load the seed orders into an empty database; False, changing nothing, when there are orders already.
@@ -201,9 +187,9 @@ class _Batch:
     def _load(self, items: Sequence[model.Command | model.Settle]) -> None:
         # Orders first: who has waited for their locks sees what became of the same command in another process.
         existing = {each.order_id for each in items if isinstance(each, model.Command)}
-        for row in self._rows(orders, orders.c.id, existing, lock=True):
+        for row in self._rows(_orders_by_id, existing):
             self._orders[row.id] = _order(row)
-        for row in self._rows(order_commands, order_commands.c.command_id, {each.command_id for each in items} - {""}):
+        for row in self._rows(_known_commands, {each.command_id for each in items} - {""}):
             self._outcomes[row.command_id] = (row.fingerprint, self._outcome(row))
 
     def _outcome(self, row: Any) -> model.Outcome:
@@ -256,11 +242,9 @@ class _Batch:
 
     def _save(self, new_id: Callable[[], str]) -> None:
         connection = self._connection
-        if self._new:
-            connection.execute(orders.insert(), [_order_row(self._orders[each]) for each in sorted(self._new)])
-        if self._changed:
-            rows = [_order_row(self._orders[each]) for each in sorted(self._changed)]
-            connection.execute(_change, [{"order": row.pop("id"), **row} for row in rows])
+        _insert_order.many(connection, (_order_row(self._orders[each]) for each in sorted(self._new)))
+        changed = (_order_row(self._orders[each]) for each in sorted(self._changed))
+        _change_order.many(connection, ({"order": row.pop("id"), **row} for row in changed))
         if self._changes:
             first = self._reserve_sequences(len(self._changes))
             log = []
@@ -277,34 +261,58 @@ class _Batch:
                 if command.command_id:
                     row = _command_row(command.command_id, command.fingerprint, order_id=order.id, sequence=sequence)
                     self._recorded.append(row)
-            connection.execute(order_events.insert(), log)
-            connection.execute(order_outbox.insert(), [{"sequence": row["sequence"]} for row in log])
-        if self._recorded:
-            connection.execute(order_commands.insert(), self._recorded)
+            _insert_event.many(connection, log)
+            _insert_unsent.many(connection, ({"sequence": row["sequence"]} for row in log))
+        _insert_command.many(connection, self._recorded)
 
     def _reserve_sequences(self, count: int) -> int:
         """The first of `count` sequences; the row stays locked until the commit, so they become visible in order."""
-        grow = (
-            order_sequence.update()
-            .where(order_sequence.c.id == 1)
-            .values(last=order_sequence.c.last + count)
-            .returning(order_sequence.c.last)
-        )
-        last: int = self._connection.execute(grow).scalar_one()
+        last: int = _grow_sequence.one(self._connection, {"count": count}).scalar_one()
         return last - count + 1
 
-    def _rows(
-        self, table: sa.Table, column: "sa.Column[str]", names: Iterable[str], *, lock: bool = False
-    ) -> list[Any]:
-        ordered = sorted(names)
-        rows: list[Any] = []
-        for start in range(0, len(ordered), _CHUNK):
-            query = table.select().where(column.in_(ordered[start : start + _CHUNK])).order_by(column)
-            rows += self._connection.execute(query.with_for_update() if lock else query)
-        return rows
+    def _rows(self, query: Statement, names: set[str]) -> Sequence[Any]:
+        if not names:
+            return ()
+        return query.one(self._connection, {"names": listed(self._connection, sorted(names))}).all()
 
 
-_change = orders.update().where(orders.c.id == sa.bindparam("order"))
+_orders_by_id = Statement(
+    lambda engine: orders.select().where(among(orders.c.id, "names", engine)).order_by(orders.c.id).with_for_update()
+)
+_known_commands = Statement(
+    lambda engine: order_commands.select().where(among(order_commands.c.command_id, "names", engine))
+)
+_unsent = Statement(
+    lambda _: (
+        sa.select(
+            order_events.c.sequence,
+            order_events.c.event_id,
+            order_events.c.order_id,
+            order_events.c.change,
+            order_events.c.body,
+        )
+        .join(order_outbox, order_outbox.c.sequence == order_events.c.sequence)
+        .order_by(order_outbox.c.sequence)
+        .limit(sa.bindparam("most", type_=sa.Integer))
+    )
+)
+_forget_sent = Statement(lambda _: order_outbox.delete().where(order_outbox.c.sequence == sa.bindparam("sent")))
+_insert_order = Statement(lambda _: orders.insert())
+_insert_event = Statement(lambda _: order_events.insert())
+_insert_unsent = Statement(lambda _: order_outbox.insert())
+_insert_command = Statement(lambda _: order_commands.insert())
+_change_order = Statement(
+    lambda _: orders.update().where(orders.c.id == sa.bindparam("order")),
+    [column.name for column in orders.columns if not column.primary_key],
+)
+_grow_sequence = Statement(
+    lambda _: (
+        order_sequence.update()
+        .where(order_sequence.c.id == 1)
+        .values(last=order_sequence.c.last + sa.bindparam("count"))
+        .returning(order_sequence.c.last)
+    )
+)
 
 
 def _command_row(

@@ -3,6 +3,7 @@
 import sqlalchemy as sa
 
 from ordersys.core.database import TEXT
+from ordersys.core.roles import Right
 
 _SEQUENCE = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # the row id itself on SQLite
 
@@ -55,4 +56,11 @@ order_sequence = sa.Table(
     metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("last", sa.BigInteger, nullable=False),
+)
+RIGHTS = (  # of the service's own role: what became of a command is never changed, nor is an event
+    Right("orders", "SELECT, INSERT, UPDATE"),
+    Right("order_events", "SELECT, INSERT, DELETE"),
+    Right("order_outbox", "SELECT, INSERT, DELETE"),
+    Right("order_commands", "SELECT, INSERT"),
+    Right("order_sequence", "SELECT, UPDATE (last)"),
 )

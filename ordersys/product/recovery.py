@@ -39,14 +39,18 @@ class Recovery:
         self._age_us = int(age * 1_000_000)
         self._interval = interval
         self._clock = clock
+        self._troubled = False
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
             try:
                 await self.settle_pending()
+                self._troubled = False
             except errors.OrdersysError as error:
-                logger.warning("unsettled commands stay pending: %s", error)
+                if not self._troubled:  # once, and not every second
+                    logger.warning("unsettled commands stay pending: %s", error)
+                self._troubled = True
             await asyncio.sleep(self._interval)
 
     async def settle_pending(self) -> int:

@@ -14,9 +14,11 @@ from typing import Protocol
 from ordersys.core import errors, fields, ids, pages
 from ordersys.core.batch import Batcher, Entry
 from ordersys.core.display import counted
+from ordersys.core.metrics import Registry
 from ordersys.core.records import Product, StockAudit, StockMove
 from ordersys.core.v1 import order_pb2
 from ordersys.product import authority, model
+from ordersys.product.metrics import ProductMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +80,7 @@ class ProductService:
         clock: Callable[[], int] = ids.now_us,
         max_waiting: int = 10_000,
         deadline: float | None = None,
+        metrics: ProductMetrics | None = None,
     ) -> None:
         self._store = store
         self._orders = orders
@@ -85,10 +88,13 @@ class ProductService:
         self._deadline = deadline
         self._max_waiting = max_waiting
         self._callers = 0
+        self._metrics = metrics or ProductMetrics(Registry())
         self._writer: Batcher[Command | model.Settlement, Result] = Batcher(
-            "product-writer", self._write, max_waiting=max_waiting
+            "product-writer", self._write, max_waiting=max_waiting, observer=self._metrics.writer
         )
-        self._asker: Batcher[_Flight, None] = Batcher("order-asker", self._ask, in_flight=2)
+        self._asker: Batcher[_Flight, None] = Batcher(
+            "order-asker", self._ask, in_flight=2, observer=self._metrics.asker
+        )
         self._by_key: dict[str, _Flight] = {}
         self._by_order: dict[str, _Flight] = {}
         self._waits: set[asyncio.Task[None]] = set()
@@ -156,12 +162,12 @@ class ProductService:
         """
         order_ids = {command_id: order_id for order_id, command_id in pending}
         results = await self._orders.settle(list(order_ids))
-        settled = [
-            self._writer.enqueue(authority.settlement_of(order_ids[result.command_id], result))
+        settlements = [
+            authority.settlement_of(order_ids[result.command_id], result)
             for result in results
             if result.WhichOneof("outcome")
         ]
-        applied = await asyncio.gather(*settled)
+        applied = await asyncio.gather(*[self._settle(each, recovered=True) for each in settlements])
         return sum(isinstance(each, model.Settled) and each.applied for each in applied)
 
     def is_flying(self, order_id: str) -> bool:
@@ -243,7 +249,9 @@ class ProductService:
 
     def _go_on(self, flight: _Flight, decision: model.Taken | model.Answered | model.Unsettled) -> None:
         match decision:
-            case model.Answered():
+            case model.Answered(answer, replayed):
+                if isinstance(answer, errors.OrdersysError) and not replayed:
+                    self._metrics.refused(answer)
                 self._land(flight, decision)
             case model.Unsettled():
                 wait = asyncio.get_running_loop().create_task(self._wait_and_repeat(flight, decision))
@@ -261,8 +269,7 @@ class ProductService:
             entry.resolve(None)
         try:
             results = await self._orders.process([_order_command(flight) for flight in flights])
-        except errors.OrdersysError as error:
-            logger.warning("order-service gave no answer to %d commands, recovery will ask: %s", len(flights), error)
+        except errors.OrdersysError:
             for flight in flights:
                 self._land(flight, errors.Unavailable("order-service did not answer; repeat with the same key"))
             return
@@ -274,7 +281,7 @@ class ProductService:
             self._land(flight, errors.Internal())  # it stays pending: recovery settles it
             return
         settlement = authority.settlement_of(_order_id(flight.command), result)
-        settled = self._writer.enqueue(settlement)
+        settled = self._settle(settlement, recovered=False)
         if settlement.answer is None:
             answer: Result | errors.OrdersysError = errors.Unavailable("the command was given up meanwhile; repeat it")
         else:
@@ -286,6 +293,18 @@ class ProductService:
             settled.add_done_callback(_log_unsettled)
             settled.add_done_callback(lambda _: self._land(flight, answer))
 
+    def _settle(self, settlement: model.Settlement, *, recovered: bool) -> "asyncio.Future[Result]":
+        settled = self._writer.enqueue(settlement)
+
+        def count(done: "asyncio.Future[Result]") -> None:
+            if not done.cancelled() and done.exception() is None:
+                result = done.result()
+                if isinstance(result, model.Settled) and result.applied:
+                    self._metrics.settled(settlement.fate, recovered=recovered)
+
+        settled.add_done_callback(count)
+        return settled
+
     async def _wait_and_repeat(self, flight: _Flight, unsettled: model.Unsettled) -> None:
         """Another process, or one that died, had taken this key or order: wait a little, then settle it ourselves."""
         try:
@@ -293,8 +312,7 @@ class ProductService:
                 await asyncio.sleep(0.05)
             else:
                 await self.settle([(unsettled.order_id, unsettled.command_id)])
-        except errors.OrdersysError as error:
-            logger.warning("cannot settle command %s yet: %s", unsettled.command_id, error)
+        except errors.OrdersysError:
             self._land(
                 flight,
                 errors.Unavailable(

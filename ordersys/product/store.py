@@ -1,7 +1,7 @@
 """The Product Service's tables, and the one transaction per batch that decides and writes it."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,19 +11,12 @@ from ordersys.core import errors, migrations
 from ordersys.core.database import Database, upsert
 from ordersys.core.records import Order, Product, Status, StockAudit, StockMove
 from ordersys.core.seed import Seed
+from ordersys.core.statement import Statement, among, listed
 from ordersys.product import model
 from ordersys.product.book import Answer, Book, KeyRecord, Kind, Move, Quantities, Reservation
-from ordersys.product.tables import idempotency_keys, products, reservations, stock_ledger
+from ordersys.product.tables import RIGHTS, idempotency_keys, products, reservations, stock_ledger
 
-CHAIN = migrations.Chain("ordersys.product")
-
-_CHUNK = 500  # names per IN list: engines bound the parameters of a statement
-
-_set_available = (
-    products.update().where(products.c.id == sa.bindparam("product")).values(available=sa.bindparam("now_available"))
-)
-
-_set_answer = idempotency_keys.update().where(idempotency_keys.c.key == sa.bindparam("name"))
+CHAIN = migrations.Chain("ordersys.product", RIGHTS)
 
 AnyCommand = model.OrderCommand | model.AdjustStock | model.Settlement
 
@@ -130,6 +123,25 @@ class ProductStore:
         rows = self.database.read(lambda connection: connection.execute(query).all())
         return {product_id: int(units) for product_id, units in rows}
 
+    async def oldest_pending(self) -> tuple[int, int]:
+        """How many commands are not settled, and since when the oldest is (microseconds; 0 with none)."""
+        oldest = sa.func.coalesce(sa.func.min(reservations.c.since), 0)
+        query = sa.select(sa.func.count(), oldest).select_from(reservations).where(sa.text("command_id <> ''"))
+        count, since = await self.database.read_soon(lambda connection: connection.execute(query).one())
+        return count, since
+
+    async def drift(self) -> int:
+        """By how many units the shelves differ from the ledger, all products together; one statement, one moment."""
+        moved = sa.select(stock_ledger.c.product_id, sa.func.sum(stock_ledger.c.delta).label("units")).group_by(
+            stock_ledger.c.product_id
+        )
+        sums = moved.subquery()
+        apart = sa.func.abs(products.c.available - sa.func.coalesce(sums.c.units, 0))
+        query = sa.select(sa.func.coalesce(sa.func.sum(apart), 0)).select_from(
+            products.outerjoin(sums, sums.c.product_id == products.c.id)
+        )
+        return int(await self.database.read_soon(lambda connection: connection.execute(query).scalar_one()))
+
     async def pending(self, before: int, limit: int) -> list[tuple[str, str]]:
         """(order id, command id) of commands that were taken before this moment and are not settled, oldest first."""
         query = (
@@ -183,11 +195,11 @@ def _load(connection: sa.Connection, commands: Sequence[AnyCommand]) -> Book:
     """What the batch needs, locked in one order everywhere: reservations, then products, each by id."""
     book = Book()
     order_ids = {each.order_id for each in commands if not isinstance(each, model.AdjustStock | model.PlaceOrder)}
-    for row in _rows(connection, reservations, reservations.c.order_id, order_ids, lock=True):
+    for row in _rows(connection, _reservations_of, order_ids):
         book.reservations[row.order_id] = _reservation(row)
     keys = {each.key for each in commands if not isinstance(each, model.Settlement)}
     keys |= {each.key for each in book.reservations.values()}
-    for row in _rows(connection, idempotency_keys, idempotency_keys.c.key, keys - {""}):
+    for row in _rows(connection, _keys_of, keys - {""}):
         book.keys[row.key] = _key_record(row)
     named: set[str] = set()
     for command in commands:
@@ -197,55 +209,70 @@ def _load(connection: sa.Connection, commands: Sequence[AnyCommand]) -> Book:
             named.update(line.product_id for line in command.lines)
     for reservation in book.reservations.values():
         named.update(reservation.held, reservation.taken, reservation.wanted)
-    for row in _rows(connection, products, products.c.id, named, lock=True):
+    for row in _rows(connection, _products_of, named):
         book.products[row.id] = _product(row)
         book.available[row.id] = row.available
     return book
 
 
-def _rows(
-    connection: sa.Connection, table: sa.Table, column: "sa.Column[str]", names: Iterable[str], *, lock: bool = False
-) -> list[Any]:
-    ordered = sorted(names)
-    rows: list[Any] = []
-    for start in range(0, len(ordered), _CHUNK):
-        query = table.select().where(column.in_(ordered[start : start + _CHUNK])).order_by(column)
-        rows += connection.execute(query.with_for_update() if lock else query)
-    return rows
+def _rows(connection: sa.Connection, query: Statement, names: set[str]) -> Sequence[Any]:
+    if not names:
+        return ()
+    return query.one(connection, {"names": listed(connection, sorted(names))}).all()
 
 
 def _save(connection: sa.Connection, book: Book, now: int) -> None:
-    if book.moves:
-        moved = {move.product_id for move in book.moves}
-        connection.execute(
-            _set_available, [{"product": each, "now_available": book.available[each]} for each in sorted(moved)]
-        )
-        connection.execute(stock_ledger.insert(), [_move_row(move, now) for move in book.moves])
-    if book.dropped_reservations:
-        _delete(connection, reservations, reservations.c.order_id, book.dropped_reservations)
-    if book.touched_reservations:
-        rows = [_reservation_row(book.reservations[each]) for each in sorted(book.touched_reservations)]
-        _upsert_reservations(connection, rows)
-    if book.dropped_keys:
-        _delete(connection, idempotency_keys, idempotency_keys.c.key, book.dropped_keys)
-    if book.new_keys:
-        # Not an upsert: when two processes take one key at once the second must fail and look again.
-        connection.execute(idempotency_keys.insert(), [_key_row(book.keys[each]) for each in sorted(book.new_keys)])
-    answered = sorted(book.answered_keys - book.new_keys)
-    if answered:
-        rows = [_key_row(book.keys[each]) for each in answered]
-        answers = [{"name": row["key"], "answer": row["answer"], "refusal": row["refusal"]} for row in rows]
-        connection.execute(_set_answer, answers)
+    moved = sorted({move.product_id for move in book.moves})
+    _set_available.many(connection, ({"product": each, "now_available": book.available[each]} for each in moved))
+    _insert_move.many(connection, (_move_row(move, now) for move in book.moves))
+    _drop_reservation.many(connection, ({"name": each} for each in sorted(book.dropped_reservations)))
+    touched = sorted(book.touched_reservations)
+    _put_reservation.many(connection, (_reservation_row(book.reservations[each]) for each in touched))
+    _drop_key.many(connection, ({"name": each} for each in sorted(book.dropped_keys)))
+    # Not an upsert: when two processes take one key at once the second must fail and look again.
+    _insert_key.many(connection, (_key_row(book.keys[each]) for each in sorted(book.new_keys)))
+    answered = (_key_row(book.keys[each]) for each in sorted(book.answered_keys - book.new_keys))
+    _set_answer.many(
+        connection, ({"name": row["key"], "answer": row["answer"], "refusal": row["refusal"]} for row in answered)
+    )
 
 
-def _upsert_reservations(connection: sa.Connection, rows: list[dict[str, Any]]) -> None:
-    insert = upsert(connection, reservations)
+def _put(engine: str) -> Any:
+    insert = upsert(engine, reservations)
     updated = {column.name: insert.excluded[column.name] for column in reservations.columns if not column.primary_key}
-    connection.execute(insert.on_conflict_do_update(index_elements=["order_id"], set_=updated), rows)
+    return insert.on_conflict_do_update(index_elements=["order_id"], set_=updated)
 
 
-def _delete(connection: sa.Connection, table: sa.Table, column: "sa.Column[str]", names: Iterable[str]) -> None:
-    connection.execute(table.delete().where(column == sa.bindparam("name")), [{"name": each} for each in sorted(names)])
+def _named(column: "sa.Column[str]", *, lock: bool = False) -> Statement:
+    """The rows of the column's table that have one of the `names` in it, in order."""
+
+    def build(engine: str) -> Any:
+        query = column.table.select().where(among(column, "names", engine)).order_by(column)
+        return query.with_for_update() if lock else query
+
+    return Statement(build)
+
+
+_reservations_of = _named(reservations.c.order_id, lock=True)
+_products_of = _named(products.c.id, lock=True)
+_keys_of = _named(idempotency_keys.c.key)
+_set_available = Statement(
+    lambda _: (
+        products.update()
+        .where(products.c.id == sa.bindparam("product"))
+        .values(available=sa.bindparam("now_available"))
+    )
+)
+_insert_move = Statement(
+    lambda _: stock_ledger.insert(), [each.name for each in stock_ledger.columns if each.name != "id"]
+)
+_put_reservation = Statement(_put)
+_drop_reservation = Statement(lambda _: reservations.delete().where(reservations.c.order_id == sa.bindparam("name")))
+_insert_key = Statement(lambda _: idempotency_keys.insert())
+_drop_key = Statement(lambda _: idempotency_keys.delete().where(idempotency_keys.c.key == sa.bindparam("name")))
+_set_answer = Statement(
+    lambda _: idempotency_keys.update().where(idempotency_keys.c.key == sa.bindparam("name")), ["answer", "refusal"]
+)
 
 
 def _product(row: Any) -> Product:

@@ -3,6 +3,7 @@
 import sqlalchemy as sa
 
 from ordersys.core.database import TEXT
+from ordersys.core.roles import Right
 
 metadata = sa.MetaData()
 products = sa.Table(
@@ -61,4 +62,10 @@ idempotency_keys = sa.Table(  # answer and refusal are both null while the first
     sa.Column("refusal", TEXT),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Index("idempotency_keys_age", "created_at"),
+)
+RIGHTS = (  # of the service's own role: the ledger is only ever added to
+    Right("products", "SELECT, INSERT, UPDATE (available)"),
+    Right("stock_ledger", "SELECT, INSERT", sequence="stock_ledger_id_seq"),
+    Right("reservations", "SELECT, INSERT, UPDATE, DELETE"),
+    Right("idempotency_keys", "SELECT, INSERT, UPDATE (answer, refusal), DELETE"),
 )

@@ -85,6 +85,12 @@ def test_a_queue_that_does_not_exist_holds_nothing_and_hides_no_other(site: Site
     assert eventually(lambda: broker.depths([missing])[missing.name].ready == 1)
 
 
+def test_of_no_queue_it_says_that_it_answers(site: Site) -> None:
+    broker = site.broker()
+    site.publish(site.queue(), "1")
+    assert [broker.depths(()) for _ in range(3)] == [{}] * 3
+
+
 def test_nothing_is_taken_or_made_by_looking(site: Site) -> None:
     queue = site.queue()
     site.publish(queue, "1", "2", "3")
@@ -130,6 +136,8 @@ def test_a_rabbitmq_that_does_not_answer_is_unavailable_in_time_and_counted_agai
             began = time.monotonic()
             with pytest.raises(errors.Unavailable, match=r"not counted within 0\.5 s"):
                 broker.depths([queue], timeout=0.5)
+            with pytest.raises(errors.Unavailable):
+                broker.depths((), timeout=0.5)
             assert time.monotonic() - began < 5
             proxy.flow()
             assert broker.depths([queue], timeout=20)[queue.name].ready == 1
@@ -153,6 +161,7 @@ def test_an_embedded_file_that_cannot_be_read_is_unavailable(tmp_path: Path) -> 
     folder.write_text("")
     broker = connect(f"sqlite:///{folder / 'broker.db'}")
 
-    with pytest.raises(errors.Unavailable):
-        broker.depths([Queue("q", ())])
+    for queues in ([Queue("q", ())], []):
+        with pytest.raises(errors.Unavailable):
+            broker.depths(queues)
     broker.close()

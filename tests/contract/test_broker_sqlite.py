@@ -10,9 +10,10 @@ import pytest
 from contract.broker_site import Site, message_ids, rest, take, to
 
 from ordersys.broker import sqlite_consumer
-from ordersys.broker.broker import Outcome
+from ordersys.broker.broker import Findings, Outcome
 from ordersys.broker.sqlite_consumer import LEASE_SECONDS
 from ordersys.core import errors, ids
+from ordersys.core.topology import Binding, Exchange, Kind, Queue, Topology
 
 
 @pytest.fixture
@@ -134,3 +135,19 @@ def test_a_damaged_file_is_unavailable(site: Site, file: Path) -> None:
     file.write_text("this is no database\n" * 100)
     with pytest.raises(errors.Unavailable, match=r"broker\.db: file is not a database"):
         site.broker().ping()
+
+
+def test_the_inspection_finds_what_is_missing_and_what_differs_and_changes_nothing(site: Site, file: Path) -> None:
+    fanout, topic = Exchange("x", Kind.FANOUT), Exchange("x", Kind.TOPIC)
+    queue, more = Queue("q", (), (0.0,)), Queue("q", (Binding("x", "a.#"),), (0.0, 0.0))
+    everything = ("exchange x", "queue q", "queue q.dlq", "queue q.retry")
+    assert site.broker().inspect(Topology((fanout,), (queue,))) == Findings(missing=everything)
+    assert not file.exists()
+
+    site.broker().declare(Topology((fanout,), (queue,)))
+    assert site.broker().inspect(Topology((fanout,), (queue,))) == Findings()
+    for _ in range(2):
+        assert site.broker().inspect(Topology((topic,), (more, Queue("q.retry", (), ())))) == Findings(
+            missing=("queue q.retry.2", "queue q.retry.dlq", "queue q.retry.retry", "binding of q to x a.#"),
+            differing=("exchange x", "queue q.retry"),
+        )

@@ -7,11 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from contract.database_site import add, at_once, counters, filled, insert, parts, value
-from sqlalchemy import exc
+from sqlalchemy import event, exc
 
 from ordersys.core import errors
 from ordersys.core.database import Database, upsert
@@ -27,6 +29,48 @@ def database(database_url: str) -> Iterator[Database]:
 def postgres(postgres_url: str) -> Iterator[Database]:
     with closing(filled(postgres_url)) as opened:
         yield opened
+
+
+# --- whether it is ready ----------------------------------------------------------------------------------------
+
+
+def test_one_that_can_be_written_is_ready(database: Database) -> None:
+    assert [database.ready() for _ in range(3)] == [True] * 3
+    database.write(add)
+    assert database.ready()
+
+
+def test_an_sqlite_that_took_no_write_is_not_ready_until_it_takes_one(tmp_path: Path) -> None:
+    full, refused = [True], sa.text("PRAGMA query_only")
+
+    def fill(connection: Any, _record: Any, _proxy: Any) -> None:
+        connection.execute(f"PRAGMA query_only = {int(full[0])}")  # as little is taken as on a full disk
+
+    with closing(filled(f"sqlite:///{tmp_path / 'test.db'}")) as database:
+        event.listen(database.engine, "checkout", fill)
+        assert database.ready()  # nobody has tried to write yet
+        with pytest.raises(errors.Unavailable):
+            database.write(add)
+        for _ in range(2):
+            with pytest.raises(errors.Unavailable):
+                database.ready()
+        full[0] = False
+        assert database.ready()
+        full[0] = True
+        assert database.ready()  # the last write went through
+        assert database.read(lambda connection: connection.execute(refused).scalar_one()) == 1
+
+
+def test_a_postgres_that_only_reads_is_not_ready(postgres: Database) -> None:
+    only_read = postgres.url.update_query_dict({"options": "-c default_transaction_read_only=on"})
+    with closing(Database(only_read.render_as_string(hide_password=False))) as standby:
+        assert (standby.ready(), postgres.ready()) == (False, True)
+
+
+def test_a_postgres_that_is_away_is_unavailable(postgres: Database) -> None:
+    away = Database(postgres.url.set(port=1).render_as_string(hide_password=False))
+    with closing(away), pytest.raises(errors.Unavailable):
+        away.ready()
 
 
 # --- all or nothing ---------------------------------------------------------------------------------------------
@@ -206,7 +250,8 @@ def test_what_was_said_to_be_committed_survives_kill_9(database_url: str) -> Non
         assert process.stdout is not None
         said = [process.stdout.readline() for _ in range(20)]
         process.kill()
-        said += process.communicate()[0].splitlines(keepends=True)
+        said += process.stdout.readlines()  # not `communicate`, which would pass over what is read ahead
+        process.communicate()
         promised = [int(line.split()[1]) for line in said if line.endswith("\n")][-1]
         # The last transaction may have been durable before there was time to say so.
         assert tally(database_url) in (promised, promised + 1)
@@ -310,9 +355,9 @@ def test_text_is_ordered_byte_by_byte(database: Database) -> None:
 
 def test_an_upsert_is_written_once(database: Database) -> None:
     def work(connection: sa.Connection) -> None:
-        statement = upsert(connection, counters).values(id=1, n=7)
+        statement = upsert(connection.dialect.name, counters).values(id=1, n=7)
         connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_={"n": statement.excluded.n}))
-        connection.execute(upsert(connection, counters).values(id=1, n=9).on_conflict_do_nothing())
+        connection.execute(upsert(connection.dialect.name, counters).values(id=1, n=9).on_conflict_do_nothing())
 
     database.write(work)
     assert database.read(value) == 7

@@ -78,7 +78,7 @@ def unavailable(database: Database) -> errors.Unavailable:
 
 def test_a_server_that_is_away_is_unavailable_by_name_and_without_its_password() -> None:
     error = unavailable(Database("postgresql+psycopg://me:secret@127.0.0.1:1/orders?password=secret"))
-    assert error.message.startswith("database postgresql+psycopg://me:***@127.0.0.1:1/orders?password=***: ")
+    assert error.message.startswith("database postgresql+psycopg://me:***@127.0.0.1:1/orders: ")
     assert "refused" in error.message
 
 
@@ -231,7 +231,8 @@ def test_a_folder_that_cannot_be_made_is_a_usage_error(tmp_path: Path, below: st
         ("postgresql+psycopg://me:secret@db:5432/orders", "postgresql+psycopg://me:***@db:5432/orders"),
         ("postgresql+psycopg://me:%40%3A%2F@db/orders", "postgresql+psycopg://me:***@db/orders"),
         ("postgresql+psycopg://me:a:/b@db/orders", "postgresql+psycopg://me:***@db/orders"),
-        ("postgresql+psycopg://db/orders?password=secret", "postgresql+psycopg://db/orders?password=***"),
+        ("postgresql+psycopg://db/orders?password=secret", "postgresql+psycopg://db/orders"),
+        ("postgresql+psycopg:///orders?sslpassword=secret&host=/run", "postgresql+psycopg:///orders?host=%2Frun"),
     ],
 )
 def test_a_label_never_has_the_password(url: str, label: str) -> None:

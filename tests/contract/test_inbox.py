@@ -11,6 +11,8 @@ from ordersys.core import errors, ids, migrations
 from ordersys.core.database import Database
 from ordersys.notify.inbox import CHAIN, Inbox, notify_inbox
 
+ROLE = "notify"
+
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:

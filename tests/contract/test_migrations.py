@@ -146,6 +146,21 @@ def test_a_database_from_a_newer_ordersys_is_refused_and_left_alone(database: Da
     assert migrations.current(database, chain)[0] == "9999"
 
 
+@pytest.mark.parametrize(
+    ("revision", "current"), [("newest", True), ("{room}_9999", True), ("{room}_0000", False), (None, False)]
+)
+def test_a_schema_is_current_unless_it_is_older_than_this_ordersys_or_gone(
+    database: Database, chain: Chain, room: str, revision: str | None, current: bool
+) -> None:
+    migrations.upgrade(database, chain)
+    if revision is None:
+        database.write(lambda connection: connection.execute(sa.text(f"DROP TABLE {chain.version_table}")))
+    elif revision != "newest":
+        update = sa.text(f"UPDATE {chain.version_table} SET version_num = '{revision.format(room=room)}'")
+        database.write(lambda connection: connection.execute(update))
+    assert migrations.is_current(database, chain) is current
+
+
 def test_a_migration_that_fails_leaves_nothing_behind(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

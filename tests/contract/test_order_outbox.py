@@ -9,6 +9,8 @@ from ordersys.core.records import Line
 from ordersys.order.model import Command
 from ordersys.order.store import CHAIN, OrderStore
 
+ROLE = "order"
+
 
 def place(orders: OrderStore, now: int) -> None:
     command = Command(

@@ -14,6 +14,7 @@ from ordersys.order import model, store
 from ordersys.order.model import Accepted, Command, Refused, Settle, Void
 from ordersys.order.store import CHAIN, OrderStore
 
+ROLE = "order"
 LINES = (Line("1", 2, 250), Line("2", 1, 999))
 
 

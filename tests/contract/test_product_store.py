@@ -14,6 +14,8 @@ from ordersys.product import model, store
 from ordersys.product.model import Fate, Settlement, Wanted
 from ordersys.product.store import CHAIN, ProductStore
 
+ROLE = "product"
+
 
 def product(product_id: str, available: int) -> Product:
     return Product(
@@ -227,10 +229,11 @@ def test_one_key_taken_by_two_processes_at_once_has_one_effect(products: Product
 def test_a_failing_commit_leaves_nothing_behind(
     products: ProductStore, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
-        raise RuntimeError("after the ledger was written")
+    class Broken:
+        def many(self, *_: object) -> None:
+            raise RuntimeError("after the ledger was written")
 
-    monkeypatch.setattr(store, "_upsert_reservations", broken)
+    monkeypatch.setattr(store, "_put_reservation", Broken())
     with pytest.raises(RuntimeError):
         asyncio.run(decide(products, place(("1", 1), key="k")))
     monkeypatch.undo()

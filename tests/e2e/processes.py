@@ -90,9 +90,17 @@ class Done:
         return json.loads(self.out)
 
     @property
+    def log(self) -> list[dict[str, Any]]:
+        """What a role has logged: there is nothing else on its stderr."""
+        return [json.loads(line) for line in self.err.splitlines()]
+
+    @property
     def complaint(self) -> str:
-        """The one line on stderr of a command that printed nothing else."""
+        """The one complaint on stderr, as a person would read it, of a command that printed nothing else."""
         assert self.out == "", self
+        if self.err.startswith("{"):
+            [said] = [each for each in self.log if each["log.level"] == "critical"]
+            return f"error: {said['error.code']}: {said['message']}"
         assert self.err.count("\n") == 1, self.err
         assert self.err.endswith("\n"), self.err
         return self.err.strip()
@@ -125,6 +133,11 @@ class Role:
     @property
     def err(self) -> str:
         return self._err.read_text(encoding="utf-8")
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of its log so far."""
+        return [json.loads(line) for line in self.err.rpartition("\n")[0].splitlines()]
 
     def events(self, subject: str | set[str] = "") -> list[dict[str, Any]]:
         """The events printed so far, of one order, of some, or all."""

@@ -50,6 +50,10 @@ class Terminal:
         """Without colours and cursor movements."""
         return _ESCAPE.sub("", self.shown)
 
+    def press(self, keys: str) -> None:
+        """As a person at its keyboard."""
+        os.write(self._reader, keys.encode())
+
     def shows(self, text: str) -> None:
         until(lambda: text in self.text or self.process.poll() is not None, f"{text!r} on the terminal")
         assert text in self.text

@@ -111,7 +111,7 @@ WRONG: list[tuple[str, list[str]]] = [
     ("notify --mode topic --bind a..b", ["'a..b'"]),
     ("notify --mode topic --queue notify.topic --bind order.created", ["notify.topic", "another name"]),
     ("serve-product --bind 50051", ["50051", "HOST:PORT"]),
-    ("serve-product --bind 203.0.113.1:1", ["203.0.113.1:1", "cannot listen"]),
+    ("serve-product --bind 203.0.113.1:1", ["203.0.113.1:1", "without TLS", "--insecure"]),
     ("api --bind 203.0.113.1:1", ["203.0.113.1:1", "ordersys keys create"]),
     ("serve-product --database-url nonsense", ["sqlite:///FILE", "postgresql"]),
     ("serve-product --database-url sqlite://", ["sqlite:///FILE"]),

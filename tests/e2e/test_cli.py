@@ -27,7 +27,10 @@ list-orders watch
 """
 COMMANDS = [
     "ordersys",
-    *(f"ordersys {name}" for name in ("up", "demo", "serve-product", "serve-order", "api", "notify", "config")),
+    *(
+        f"ordersys {name}"
+        for name in ("up", "demo", "serve-product", "serve-order", "api", "notify", "config", "doctor", "top")
+    ),
     "ordersys client",
     *(f"ordersys client {verb}" for verb in VERBS.split()),
     "ordersys db",
@@ -74,6 +77,8 @@ finally:
         "db --help",
         "topology --help",
         "demo --help",
+        "doctor --help",
+        "top --help",
     ],
 )
 def test_help_is_light(command: str) -> None:

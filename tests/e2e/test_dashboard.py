@@ -258,7 +258,7 @@ def test_a_service_that_is_away_is_named_and_its_data_marked(own: Backend, open_
     expects(page.locator("#products tbody tr")).to_have_count(len(PRODUCTS))
 
     products.stop(signal.SIGTERM)
-    expects(page.locator("#services .note")).to_have_text("1 of 4 in trouble")
+    expects(page.locator("#services .note")).to_have_text("1 of 5 in trouble")
     expects(page.locator("#services li", has_text="product-service")).to_contain_text("unavailable")
     expects(page.locator("#products")).to_have_attribute("data-state", "stale")
     expects(page.locator("#products tbody tr")).to_have_count(len(PRODUCTS))

@@ -101,8 +101,7 @@ def recovered(gateway: Gateway) -> None:
     assert not any(gateway.ask(path).stale for path in READS)
     assert gateway.place().status == 201
     assert gateway.breaker() == 0
-    ready = gateway.ask("/readyz")
-    assert (ready.status, ready.body["status"]) == (200, "ready")
+    until(lambda: gateway.ask("/readyz").body["status"] == "ready", "what is looked at in the background is seen")
     assert gateway.role.running
 
 

@@ -245,4 +245,8 @@ def test_a_request_can_be_found_again(api: Api, running: tuple[Backend, Role]) -
     assert answer.problem(400, "invalid_argument")["trace_id"] == trace
     assert answer.headers["X-Request-Id"] == "find-me"
     _, gateway = running
-    gateway.says(f"GET /api/v1/orders/nope request=find-me trace={trace}: 400 in ")
+    gateway.says("GET /api/v1/orders/nope: 400 in ")
+    lines = [line for line in gateway.log if line.get("trace.id") == trace]
+    assert [(line["http.request.id"], line["url.path"], line["error.code"]) for line in lines] == [
+        ("find-me", "/api/v1/orders/nope", "invalid_argument")
+    ]

@@ -21,6 +21,8 @@ from typing import IO, Self
 import servers
 from e2e.processes import free_port, until
 
+from ordersys.core.tls import Files
+
 START_SECONDS = 60.0
 """How long a node may take to answer; RabbitMQ takes 4 to 8 s of it."""
 
@@ -98,11 +100,13 @@ class RabbitNode(Node):
 
     name = "private RabbitMQ"
 
-    def __init__(self, folder: Path, programs: Path) -> None:
+    def __init__(self, folder: Path, programs: Path, tls: Files | None = None) -> None:
         super().__init__(folder)
         self._programs = programs
         self._names = free_port()  # of Erlang's name server, our own too
-        (folder / "rabbitmq.conf").write_text("log.console.level = warning\n", encoding="utf-8")
+        self.tls_port = free_port()
+        lines = ["log.console.level = warning", *(_rabbitmq_tls(tls, self.tls_port) if tls else ())]
+        (folder / "rabbitmq.conf").write_text("\n".join((*lines, "")), encoding="utf-8")
         (folder / "enabled_plugins").write_text("[].\n", encoding="utf-8")
         self._environment = {
             "PATH": os.environ["PATH"],
@@ -145,15 +149,22 @@ class RabbitNode(Node):
     def vhost(self) -> str:
         """The amqp:// URL of a new, empty vhost."""
         name = f"test-{uuid.uuid4().hex[:12]}"
-        self._control("add_vhost", name)
-        self._control("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
-        return f"amqp://guest:guest@127.0.0.1:{self.port}/{name}"
+        self.control("add_vhost", name)
+        self.control("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
+        return self.url("guest", "guest", name)
 
-    def _control(self, *arguments: str) -> None:
+    def url(self, user: str, password: str, vhost: str) -> str:
+        return f"amqp://{user}:{password}@127.0.0.1:{self.port}/{vhost}"
+
+    def tls_url(self, vhost: str, host: str = "localhost") -> str:
+        return f"amqps://guest:guest@{host}:{self.tls_port}/{vhost}"
+
+    def control(self, *arguments: str, typed: str = "") -> None:
+        """A command of rabbitmqctl; `typed` is what it reads."""
         subprocess.run(
             [str(self._programs / "rabbitmqctl"), "-q", *arguments],
             env=self._environment,
-            stdin=subprocess.DEVNULL,
+            input=typed.encode(),
             capture_output=True,
             check=True,
             timeout=START_SECONDS,
@@ -184,20 +195,41 @@ class RabbitNode(Node):
 
 
 class PostgresCluster(Node):
-    """A PostgreSQL cluster; user postgres, trusted on 127.0.0.1."""
+    """A PostgreSQL cluster; user postgres, trusted on 127.0.0.1.
+
+    With certificates everybody else has to come over TLS, with a certificate of that CA and with a password.
+    """
 
     name = "private PostgreSQL"
     _orderly = signal.SIGINT  # "fast": sessions are ended, then a checkpoint
 
-    def __init__(self, folder: Path, programs: Path) -> None:
+    def __init__(self, folder: Path, programs: Path, tls: Files | None = None) -> None:
         super().__init__(folder)
         self._programs = programs
+        self._settings: dict[str, object] = {}
         # A program of its own changes the user: Popen would fork for it, and gRPC's threads do not survive that.
         self._as_user: list[str] = []
         if os.geteuid() == 0:
             os.chown(folder, pwd.getpwnam("postgres").pw_uid, -1)
             self._as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--"]
         self._run("initdb", "--pgdata", "data", "--username", "postgres", "--auth", "trust", "--no-sync", "--locale=C")
+        if tls is not None:
+            self._demand(tls)
+
+    def _demand(self, tls: Files) -> None:
+        """https://www.postgresql.org/docs/current/ssl-tcp.html: its key must be its own, and nobody else's to read."""
+        names = {"ssl_ca_file": tls.ca, "ssl_cert_file": tls.cert, "ssl_key_file": tls.key}
+        for name, file in names.items():
+            own = self.folder / name
+            own.touch(0o600)
+            own.write_bytes(Path(file).read_bytes())
+            if self._as_user:
+                os.chown(own, pwd.getpwnam("postgres").pw_uid, -1)
+        self._settings = {"ssl": "on", **{name: self.folder / name for name in names}}
+        (self.folder / "data" / "pg_hba.conf").write_text(
+            "host all postgres 127.0.0.1/32 trust\nhostssl all all 127.0.0.1/32 scram-sha-256 clientcert=verify-ca\n",
+            encoding="utf-8",
+        )
 
     def crash(self) -> None:
         """Every session is cut and nothing is checkpointed ("immediate"); the next start recovers from the log."""
@@ -221,6 +253,18 @@ class PostgresCluster(Node):
         with psycopg.connect(f"{self._address}/postgres", autocommit=True) as admin:
             admin.execute(statement)
 
+    def psql(self, script: str) -> None:
+        """Carry out a script of psql as its administrator; fails with its first error."""
+        done = subprocess.run(
+            [str(self._programs / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", f"{self._address}/postgres"],
+            env=self._environment,
+            input=script.encode(),
+            capture_output=True,
+            check=False,
+            timeout=START_SECONDS,
+        )
+        assert (done.returncode, done.stderr) == (0, b""), done
+
     @property
     def _address(self) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}"
@@ -241,6 +285,7 @@ class PostgresCluster(Node):
 
     def _spawn(self, log: IO[bytes]) -> "subprocess.Popen[bytes]":
         settings = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "fsync": "on"}
+        settings |= self._settings
         options = [f"--{name}={value}" for name, value in settings.items()]
         return subprocess.Popen(
             [*self._as_user, str(self._programs / "postgres"), "-D", "data", *options],
@@ -276,17 +321,26 @@ class PostgresCluster(Node):
         return {"PATH": os.environ["PATH"], "HOME": str(self.folder), "LC_ALL": "C"}
 
 
+def _rabbitmq_tls(tls: Files, port: int) -> Iterator[str]:
+    """A second listener, for those who show a certificate of this CA (https://www.rabbitmq.com/docs/ssl)."""
+    yield f"listeners.ssl.1 = 127.0.0.1:{port}"
+    for name, file in (("cacertfile", tls.ca), ("certfile", tls.cert), ("keyfile", tls.key)):
+        yield f"ssl_options.{name} = {file}"
+    yield "ssl_options.verify = verify_peer"
+    yield "ssl_options.fail_if_no_peer_cert = true"
+
+
 @contextmanager
-def rabbitmq_node() -> Iterator[RabbitNode]:
-    """A node that is up; gone with all it had afterwards."""
-    with _folder() as folder, RabbitNode(folder, _rabbitmq_programs()) as node:
+def rabbitmq_node(tls: Files | None = None) -> Iterator[RabbitNode]:
+    """A node that is up; gone with all it had afterwards. With certificates it listens on `tls_port`, too."""
+    with _folder() as folder, RabbitNode(folder, _rabbitmq_programs(), tls) as node:
         yield node.start()
 
 
 @contextmanager
-def postgres_cluster() -> Iterator[PostgresCluster]:
+def postgres_cluster(tls: Files | None = None) -> Iterator[PostgresCluster]:
     """A cluster that is up; gone with all it had afterwards."""
-    with _folder() as folder, PostgresCluster(folder, _postgres_programs()) as cluster:
+    with _folder() as folder, PostgresCluster(folder, _postgres_programs(), tls) as cluster:
         yield cluster.start()
 
 

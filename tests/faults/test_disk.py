@@ -74,6 +74,7 @@ def ask_until_unavailable(backend: Backend, customer: str, reason: str) -> int:
 
 
 UNANSWERED = "order-service did not answer"
+UNWRITTEN = "the database cannot be reached or written now"  # why, only the log of the role says
 
 
 def test_row_13_disk_full_and_quota_on_the_embedded_engine(tmp_path: Path, rounds: int, seed: int) -> None:
@@ -83,13 +84,13 @@ def test_row_13_disk_full_and_quota_on_the_embedded_engine(tmp_path: Path, round
         @contextmanager
         def full(_fleet: Fleet) -> Iterator[str]:
             disk.fill()
-            yield f"(database sqlite:///.*/product.db: database or disk is full|{UNANSWERED})"
+            yield f"({UNWRITTEN}|{UNANSWERED})"
             disk.free()
 
         @contextmanager
         def product_limited(fleet: Fleet) -> Iterator[str]:
             with limited(fleet["product"].pid):
-                yield "database sqlite:///.*/product.db: disk I/O error"
+                yield UNWRITTEN
 
         @contextmanager
         def order_limited(fleet: Fleet) -> Iterator[str]:
@@ -119,7 +120,7 @@ def test_row_13_disk_full_and_read_only_on_postgresql(tmp_path: Path, rounds: in
         @contextmanager
         def full(_fleet: Fleet) -> Iterator[str]:
             disk.fill()
-            yield f"(database postgresql.*No space left on device|{UNANSWERED})"
+            yield f"({UNWRITTEN}|{UNANSWERED})"
             disk.free()
 
         @contextmanager
@@ -127,7 +128,7 @@ def test_row_13_disk_full_and_read_only_on_postgresql(tmp_path: Path, rounds: in
             name = urlsplit(url).path.removeprefix("/")
             cluster.ask(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
             cluster.ask(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
-            yield "database postgresql.*: cannot execute .* in a read-only transaction"
+            yield UNWRITTEN
             # New sessions may write; those that there are may not, and have to be given up.
             cluster.ask(f"ALTER DATABASE {name} SET default_transaction_read_only = off")
 

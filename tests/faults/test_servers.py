@@ -4,7 +4,6 @@ On nodes of the tests' own: nobody else's server is hurt.
 """
 
 import itertools
-import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -145,10 +144,10 @@ def told_unavailable(backend: Backend, down: Node, customer: str) -> list[Write]
     writes = placings(customer, 4, PLENTY[0])
     with asking(backend, writes, 5) as asked:
         answers = [each.result().answer for each in asked]
-    reason = rf"^database postgresql\+psycopg://postgres@127\.0\.0\.1:{down.port}/\w+: ."
     for answer in answers:
         assert isinstance(answer, errors.Unavailable), answer
-        assert re.search(reason, answer.message), answer
+        assert answer.message.startswith("the database cannot be reached or written now"), answer
+        assert str(down.port) not in answer.message, answer  # where it is, only the log says
     return writes
 
 

@@ -11,6 +11,7 @@ from grpc import aio
 
 from ordersys.core import server
 from ordersys.core.channel import AsyncChannel, Channel
+from ordersys.core.limits import Limits
 from ordersys.core.server import GrpcServer
 from ordersys.core.v1 import order_pb2, order_pb2_grpc
 
@@ -34,7 +35,7 @@ class Orders(order_pb2_grpc.OrderServiceServicer):
         self.calls.append(request.order_id)
         self.called.set()
         self.called = asyncio.Event()
-        self.traceparents.append(server.traceparent(context))
+        self.traceparents.append(server.traceparent())
         if request.order_id == "aborts by itself":
             await context.abort(grpc.StatusCode.DATA_LOSS, "gone")
         if request.order_id == "cancelled at first" and self.calls.count(request.order_id) == 1:
@@ -90,17 +91,17 @@ class Site:
             await self.orders.called.wait()
 
 
-def new_server(orders: Orders, bind: str = "127.0.0.1:0") -> GrpcServer:
+def new_server(orders: Orders, bind: str = "127.0.0.1:0", limits: Limits | None = None) -> GrpcServer:
     def add(to: aio.Server) -> None:
         order_pb2_grpc.add_OrderServiceServicer_to_server(orders, to)
 
-    return GrpcServer(bind, [SERVICE], add)
+    return GrpcServer(bind, [SERVICE], add, limits=limits)
 
 
 @asynccontextmanager
-async def site(*, retry: bool = False) -> AsyncIterator[Site]:
+async def site(*, retry: bool = False, limits: Limits | None = None) -> AsyncIterator[Site]:
     orders = Orders()
-    running = new_server(orders)
+    running = new_server(orders, limits=limits)
     await running.start()
     channel = AsyncChannel(running.address, retry=retry)
     try:

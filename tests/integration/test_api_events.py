@@ -14,9 +14,9 @@ import pytest
 from fake_services import FakeServices, until
 from sse_client import PATH, EventStream, Refused
 
-from ordersys.api import server as api_server
 from ordersys.api.access import Caller, Scope
 from ordersys.api.app import Options, create_app
+from ordersys.api.connection import Patience
 from ordersys.api.feed import Feed
 from ordersys.api.server import ApiServer
 from ordersys.api.tap import Limits
@@ -66,12 +66,12 @@ class Tied:
 
 
 class Gateway:
-    def __init__(self, services: Services, limits: Limits, options: Options) -> None:
+    def __init__(self, services: Services, limits: Limits, options: Options, patience: Patience) -> None:
         self.channel = Channel(services.address, retry=False)
         app = create_app(self.channel, self.channel, options=options)
         self.feed: Feed = app.extensions["ordersys.feed"]
         self.feed.limits = limits
-        self.server = ApiServer(app, "127.0.0.1:0", 40)
+        self.server = ApiServer(app, "127.0.0.1:0", 40, patience=patience)
         self.server.start()
         self.address = self.server.address
 
@@ -90,8 +90,10 @@ def services() -> Iterator[Services]:
 
 
 @contextmanager
-def gateway_of(services: Services, limits: Limits = QUICK, **options: Any) -> Iterator[Gateway]:
-    gateway = Gateway(services, limits, Options(**options))
+def gateway_of(
+    services: Services, limits: Limits = QUICK, patience: Patience | None = None, **options: Any
+) -> Iterator[Gateway]:
+    gateway = Gateway(services, limits, Options(**options), patience or Patience())
     try:
         yield gateway
     finally:
@@ -319,12 +321,14 @@ def test_head_answers_the_headers_and_takes_no_slot(services: Services) -> None:
 # --- readers that do not keep up ------------------------------------------------------------------------------------
 
 
-def test_a_reader_that_takes_nothing_is_dropped_and_holds_up_nobody(
-    services: Services, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(api_server, "IDLE_SECONDS", 5)  # of a write too
+def test_a_reader_that_takes_nothing_is_dropped_and_holds_up_nobody(services: Services) -> None:
     limits = Limits(pace=0.01, look=0.1, slow=4, memory_bytes=300_000)
-    with gateway_of(services, limits) as gateway, raw(gateway) as slow, EventStream(gateway.address) as stream:
+    patience = Patience(idle=5)  # of a write too
+    with (
+        gateway_of(services, limits, patience) as gateway,
+        raw(gateway) as slow,
+        EventStream(gateway.address) as stream,
+    ):
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         assert slow.recv(100).startswith(b"HTTP/1.1 200")
         assert gateway.feed.streams == 2
@@ -437,7 +441,7 @@ def test_an_id_from_the_future_waits_for_it(gateway: Gateway, services: Services
 
 
 def test_a_stop_ends_every_stream_at_once(services: Services) -> None:
-    gateway = Gateway(services, Limits(), Options())  # as they are by default: waiting for 15 seconds
+    gateway = Gateway(services, Limits(), Options(), Patience())  # as they are by default: waiting for 15 seconds
     with ExitStack() as stack:
         streams = [stack.enter_context(EventStream(gateway.address)) for _ in range(20)]
         services.orders_placed(3)

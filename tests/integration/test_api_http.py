@@ -4,6 +4,8 @@ import asyncio
 import http.client
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from flask import Flask, Response
 
 from ordersys.api import server as api_server
 from ordersys.api.app import create_app
+from ordersys.api.connection import Patience
 from ordersys.api.server import ApiServer
 from ordersys.core import errors
 from ordersys.core.channel import Channel
@@ -49,8 +52,8 @@ def gateway(products: FakeProducts, orders: FakeOrders) -> Iterator[ApiServer]:
 
 
 @contextmanager
-def served(app: Flask, threads: int = 64) -> Iterator[ApiServer]:
-    server = ApiServer(app, "127.0.0.1:0", threads)
+def served(app: Flask, threads: int = 64, patience: Patience | None = None) -> Iterator[ApiServer]:
+    server = ApiServer(app, "127.0.0.1:0", threads, patience=patience)
     server.start()
     try:
         yield server
@@ -116,9 +119,9 @@ REUSED = {"Idempotency-Key": "used"}
         ("GET", "/nothing", None, {}, 404, "not_found"),
         ("DELETE", ORDERS, None, {}, 405, "method_not_allowed"),
         ("POST", ORDERS, {**BODY, "lines": [{"product_id": "1", "quantity": 11}]}, {}, 409, "insufficient_stock"),
-        ("POST", ORDERS, b"x" * 3_000_000, {}, 413, "payload_too_large"),
+        ("POST", ORDERS, b"x" * 400_000, {}, 413, "payload_too_large"),
         ("POST", ORDERS, b"x" * (api_server.MAX_BODY_BYTES + 1), {}, 413, "payload_too_large"),
-        ("POST", "/nothing", b"x" * 3_000_000, {}, 404, "not_found"),
+        ("POST", "/nothing", b"x" * 400_000, {}, 404, "not_found"),
         ("POST", ORDERS, BODY, {"Content-Type": "text/plain"}, 415, "unsupported_media_type"),
         ("POST", ORDERS, {**BODY, "customer_id": "other"}, REUSED, 422, "idempotency_key_reused"),
     ],
@@ -381,17 +384,64 @@ def test_what_is_left_of_an_unread_body_is_not_taken_for_a_request(gateway: ApiS
 
 
 @pytest.mark.parametrize("started", [b"", b"GET /healthz HTTP/1.1\r\nHo", POST + b"Content-Length: 50\r\n\r\n{"])
-def test_a_client_that_says_nothing_more_is_dropped(monkeypatch: pytest.MonkeyPatch, started: bytes) -> None:
-    monkeypatch.setattr(api_server, "IDLE_SECONDS", 0.3)
+def test_a_client_that_says_nothing_more_is_dropped(started: bytes) -> None:
     with listening(FakeProducts(), FakeOrders()) as addresses:
         channels = [Channel(each) for each in addresses]
-        with served(create_app(*channels)) as server:
+        with served(create_app(*channels), patience=Patience(idle=0.3)) as server:
             begun = time.monotonic()
             answer = say(server, started)
-            assert time.monotonic() - begun < 5
+            assert time.monotonic() - begun < 8  # the default is 10
             assert answer.startswith((b"HTTP/1.1 408", b"HTTP/1.1 400")) if started else answer == b""
         for channel in channels:
             channel.close()
+
+
+FEW_FILES = """
+import logging, resource, sys
+from flask import Flask
+from ordersys.api.server import ApiServer
+
+logging.basicConfig(level=logging.INFO)
+app = Flask("few-files")
+app.add_url_rule("/", "hello", lambda: {"name": "few"})
+server = ApiServer(app, "127.0.0.1:0", 8)
+server.start()
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (60, hard))
+print(server.address, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_when_no_more_files_can_be_opened_the_longest_silent_connection_makes_room() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", FEW_FILES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().decode().strip()
+        host, _, port = address.rpartition(":")
+        with ExitStack() as opened:
+            for _ in range(200):
+                opened.enter_context(socket.create_connection((host, int(port)), timeout=20))
+            connection = http.client.HTTPConnection(address, timeout=20)
+            connection.request("GET", "/")
+            assert json.loads(connection.getresponse().read()) == {"name": "few"}
+            connection.close()
+        _, complaints = process.communicate(timeout=20)
+    assert b"cannot take a connection now: Too many open files" in complaints
+    assert b"Traceback" not in complaints
+
+
+def test_beyond_the_most_connections_the_longest_silent_one_goes_and_the_others_stay() -> None:
+    with served(hello(), threads=2) as server, ExitStack() as opened:
+        server._server.most_open = 10
+        host, _, port = server.address.rpartition(":")
+        silent = [opened.enter_context(socket.create_connection((host, int(port)), timeout=20)) for _ in range(10)]
+        for _ in range(3):
+            assert ask(server, "GET", "/")[0] == 200
+        assert silent[0].recv(1) == b""
+        silent[9].sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert silent[9].recv(100).startswith(b"HTTP/1.1 200")
 
 
 def hello(name: str = "hello") -> Flask:

@@ -1,6 +1,7 @@
 """Our gRPC server and channels on a real socket: listening, health, draining, limits, retries, and who leaves early."""
 
 import asyncio
+import itertools
 import re
 import threading
 import time
@@ -14,6 +15,8 @@ from integration.grpc_site import SERVICE, Orders, Site, forever, new_server, ra
 
 from ordersys.core import errors, ids, server
 from ordersys.core.channel import AsyncChannel, Channel
+from ordersys.core.limits import Limits
+from ordersys.core.readiness import State
 from ordersys.core.v1 import order_pb2, order_pb2_grpc
 
 # --- listening --------------------------------------------------------------------------------------------------
@@ -126,10 +129,11 @@ def test_a_channel_that_is_closed_during_a_call_fails_the_call_and_cancels_nobod
 def test_a_request_over_the_limit_is_refused_for_good_and_one_below_it_is_not() -> None:
     async def main() -> None:
         async with site(retry=True) as there:
-            fits = "x" * (server.MAX_REQUEST_BYTES - 100)
+            most = Limits().request_bytes
+            fits = "x" * (most - 100)
             assert await there.get(fits) == fits
             with pytest.raises(errors.InvalidArgument, match=r"the request is too large: .* larger than max"):
-                await there.get("x" * server.MAX_REQUEST_BYTES)
+                await there.get("x" * most)
             assert len(there.orders.calls) == 1
 
     run(main())
@@ -270,6 +274,57 @@ def test_each_service_and_the_whole_are_serving_and_others_unknown() -> None:
             watch = health.Watch(health_pb2.HealthCheckRequest(service="nonsense"))
             assert (await watch.read()).status == States.SERVICE_UNKNOWN
             watch.cancel()
+
+    run(main())
+
+
+def test_health_follows_what_is_found_and_names_what_is_missing() -> None:
+    async def main() -> None:
+        async with site() as there:
+            health = health_pb2_grpc.HealthStub(there.channel.raw)
+            watches = [health.Watch(health_pb2.HealthCheckRequest(service=each)) for each in ("", SERVICE)]
+
+            async def told() -> list[int]:
+                return [(await each.read()).status for each in watches]
+
+            async def missing(service: str = "") -> str:
+                return await there.channel.missing(service, deadline=10)
+
+            assert await told() == [States.SERVING] * 2
+            there.server.health.report(State({"database": False, "broker": True}, ("database",)))
+            assert await told() == [States.NOT_SERVING] * 2
+            assert [await missing(each) for each in ("", SERVICE, "database", "broker")] == ["database"] * 3 + [""]
+            there.server.health.report(State({"database": True, "broker": False}, ()))
+            assert await told() == [States.SERVING] * 2  # degraded, and each dependency can be asked for
+            assert [await missing(each) for each in ("", "database", "broker")] == ["", "", "broker"]
+            there.server.health.report(State({"database": True, "broker": None}, ()))
+            assert await missing("broker") == "broker"
+            with pytest.raises(errors.OrdersysError):
+                await missing("nonsense")
+            blocking = Channel(there.server.address, retry=False)
+            there.server.health.report(State({"database": False}, ("database", "schema")))
+            assert await asyncio.to_thread(blocking.missing, SERVICE, deadline=10) == "database, schema"
+            assert not await asyncio.to_thread(blocking.healthy, SERVICE, deadline=10)
+            blocking.close()
+
+    run(main())
+
+
+def test_a_watch_hears_of_changes_only() -> None:
+    async def main() -> None:
+        async with site() as there:
+            watch = health_pb2_grpc.HealthStub(there.channel.raw).Watch(health_pb2.HealthCheckRequest(service="broker"))
+            assert (await watch.read()).status == States.SERVICE_UNKNOWN
+            for up in (True, True, True, False, False, True):
+                there.server.health.report(State({"broker": up}, ()))
+                await asyncio.sleep(0)
+            there.server.health.drain()
+            heard = []
+            while (answer := await watch.read()) is not aio.EOF:
+                heard.append(answer.status)
+            # It may miss a change that another followed at once; it never repeats itself, and ends with the drain.
+            assert all(one != next_ for one, next_ in itertools.pairwise(heard))
+            assert heard[-1] == States.NOT_SERVING
 
     run(main())
 

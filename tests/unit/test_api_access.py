@@ -13,7 +13,7 @@ from flask import Flask
 from flask_openapi3 import APIBlueprint, OpenAPI
 from identity_provider import AUDIENCE, ISSUER, RSA, signed
 
-from ordersys.api import access, http, keyring, problems
+from ordersys.api import access, http, keyring, problems, request_log
 from ordersys.api.access import Caller, Guard, Open, Scope
 from ordersys.api.keyring import KeyRing
 from ordersys.api.store import CHAIN, KeyStore
@@ -39,6 +39,7 @@ class Fixed:
 def an_app(guard: access.Access) -> Flask:
     """An app with the gateway's own hooks and views of every kind."""
     app = OpenAPI("test", doc_ui=False)
+    request_log.register(app)
     http.register(app, ())
     access.register(app, guard)
     problems.register(app)

@@ -1,8 +1,3 @@
-import threading
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 from api_fakes import FakeChannel, FakeOrders, FakeProducts
 from flask.testing import FlaskClient
@@ -12,10 +7,10 @@ from ordersys.api import health
 from ordersys.api.access import Caller
 from ordersys.api.app import Options, create_app
 from ordersys.api.breaker import FAILURES
-from ordersys.api.health import Readiness
 from ordersys.api.metrics import Metrics
 from ordersys.api.upstream import Upstream
 from ordersys.core import errors
+from ordersys.core.readiness import Check, Readiness
 
 READY = {"status": "ready"}
 UNAVAILABLE = {"status": "unavailable"}
@@ -64,7 +59,8 @@ def test_healthz_and_readyz_need_no_credentials(products: FakeProducts, orders: 
 def test_ready_is_every_dependency_by_name(products: FakeProducts, orders: FakeOrders) -> None:
     response = gateway(products, orders).get("/readyz")
     assert response.status_code == 200
-    assert response.json == {"status": "ready", "checks": {"product-service": READY, "order-service": READY}}
+    checks = {"product-service": READY, "order-service": READY, "broker": READY}
+    assert response.json == {"status": "ready", "checks": checks}
     assert products.requests == []
 
 
@@ -73,9 +69,24 @@ def test_one_that_is_away_is_named_and_healthz_does_not_mind(products: FakeProdu
     http = gateway(products, orders)
     response = http.get("/readyz")
     assert response.status_code == 503
-    assert response.json == {"status": "not_ready", "checks": {"product-service": READY, "order-service": UNAVAILABLE}}
+    checks = {"product-service": READY, "order-service": UNAVAILABLE, "broker": {"status": "unknown"}}
+    assert response.json == {"status": "not_ready", "checks": checks}
     assert "192.0.2.9" not in response.text
     assert http.get("/healthz").status_code == 200
+
+
+def test_without_the_broker_it_is_degraded_and_still_ready(products: FakeProducts, orders: FakeOrders) -> None:
+    orders.missing = {"broker"}
+    response = gateway(products, orders).get("/readyz")
+    assert response.status_code == 200
+    checks = {"product-service": READY, "order-service": READY, "broker": UNAVAILABLE}
+    assert response.json == {"status": "degraded", "checks": checks}
+
+
+def test_further_dependencies_can_be_named() -> None:
+    app = OpenAPI("health", doc_ui=False)
+    app.register_api(health.resource(Readiness([Check("database", lambda: False)]), []))
+    assert app.test_client().get("/readyz").json == {"status": "not_ready", "checks": {"database": UNAVAILABLE}}
 
 
 # --- with the breaker -----------------------------------------------------------------------------------------------
@@ -88,7 +99,8 @@ def test_an_open_breaker_is_shown_and_readyz_lets_the_next_call_try(products: Fa
     def look() -> object:
         """As a gateway that has just started: nothing is remembered."""
         app = OpenAPI("health", doc_ui=False)
-        app.register_api(health.resource([upstream]))
+        readiness = Readiness([Check(upstream.name, lambda: health.ready(upstream))])
+        app.register_api(health.resource(readiness, [upstream]))
         return app.test_client().get("/readyz").json["checks"]["product-service"]
 
     def ask() -> None:
@@ -107,103 +119,3 @@ def test_an_open_breaker_is_shown_and_readyz_lets_the_next_call_try(products: Fa
     assert look() == {**READY, "breaker": "half-open"}
     ask()
     assert look() == READY
-
-
-# --- the looking ----------------------------------------------------------------------------------------------------
-
-
-class Probe:
-    """A dependency that can be away, hang, or break, and counts how often it was asked."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-        self.ready = True
-        self.error: Exception | None = None
-        self.free = threading.Event()
-        self.free.set()
-
-    def __call__(self) -> bool:
-        self.asked += 1
-        self.free.wait(20)
-        if self.error is not None:
-            raise self.error
-        return self.ready
-
-
-def test_what_was_found_is_good_for_a_second() -> None:
-    probe, clock = Probe(), Clock()
-    readiness = Readiness({"a": probe}, clock=clock)
-    for _ in range(100):
-        assert readiness.look() == {"a": True}
-    assert probe.asked == 1
-    probe.ready = False
-    clock.now += 0.9
-    assert readiness.look() == {"a": True}
-    clock.now += 0.1
-    assert readiness.look() == {"a": False}
-    assert probe.asked == 2
-
-
-def test_all_are_asked_at_once_and_none_is_waited_for_longer_than_the_bound() -> None:
-    first, second, third = Probe(), Probe(), Probe()
-    first.free.clear()
-    second.free.clear()
-    begun = time.monotonic()
-    found = Readiness({"a": first, "b": second, "c": third}, seconds=0.3).look()
-    assert found == {"a": False, "b": False, "c": True}
-    assert 0.3 <= time.monotonic() - begun < 0.5 + 1  # not 0.6; the second is for a busy machine
-    assert (first.asked, second.asked) == (1, 1)
-    first.free.set()
-    second.free.set()
-
-
-def test_one_that_hangs_is_not_asked_again_until_it_has_answered() -> None:
-    probe, clock = Probe(), Clock()
-    probe.free.clear()
-    readiness = Readiness({"a": probe}, seconds=0.05, clock=clock)
-    for _ in range(5):
-        assert readiness.look() == {"a": False}
-        clock.now += 1
-    assert probe.asked == 1
-    probe.free.set()
-    readiness._running["a"].result(10)
-    assert readiness.look() == {"a": True}
-
-
-def test_one_that_breaks_is_not_ready_and_the_reason_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    probe = Probe()
-    probe.error = errors.Unavailable("database /secret/place: locked")
-    assert Readiness({"keys": probe}).look() == {"keys": False}
-    assert "the check of keys failed: database /secret/place: locked" in caplog.text
-
-
-def test_who_comes_while_another_asks_is_answered_at_once_with_what_is_known() -> None:
-    probe, clock = Probe(), Clock()
-    readiness = Readiness({"a": probe}, seconds=10, clock=clock)
-    readiness.look()
-    probe.free.clear()
-    probe.ready = False
-    clock.now += 2
-    with ThreadPoolExecutor(1) as pool:
-        asking = pool.submit(readiness.look)
-        until(lambda: probe.asked == 2)
-        assert readiness.look() == {"a": True}
-        assert not asking.done()
-        probe.free.set()
-        assert asking.result(10) == {"a": False}
-    assert readiness.look() == {"a": False}
-
-
-def test_further_dependencies_can_be_named() -> None:
-    app = OpenAPI("health", doc_ui=False)
-    probe = Probe()
-    probe.ready = False
-    app.register_api(health.resource([], {"key-database": probe}))
-    assert app.test_client().get("/readyz").json == {"status": "not_ready", "checks": {"key-database": UNAVAILABLE}}
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.005)

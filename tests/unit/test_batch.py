@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from ordersys.core import errors
 from ordersys.core.batch import Batcher, Entry
+from ordersys.core.measured import BatchMetrics
+from ordersys.core.metrics import Registry
 
 Number = Entry[int, int]
 T = TypeVar("T")
@@ -470,5 +472,64 @@ def test_an_idle_batcher_is_drained_at_once() -> None:
         assert not batcher.busy
         await batcher.drain()
         assert work.batches == []
+
+    run(main())
+
+
+# --- what is measured -------------------------------------------------------------------------------------------
+
+
+def measured(registry: Registry, name: str, **labels: str) -> float | None:
+    return registry.get_sample_value(f"ordersys_batch_{name}", {"batcher": "b", **labels})
+
+
+def test_batches_are_counted_and_timed_and_who_waits_is_shown() -> None:
+    async def main() -> None:
+        registry, work = Registry(), Work()
+        work.gate = asyncio.Event()
+        batcher = Batcher[int, int]("b", work, max_batch=3, observer=BatchMetrics(registry, "b"))
+        first = asyncio.create_task(batcher.submit(1))
+        await turns()
+        others = [asyncio.create_task(batcher.submit(number)) for number in range(2, 6)]
+        await turns()
+        assert (measured(registry, "waiting"), measured(registry, "size_count")) == (4, 1)
+        await asyncio.sleep(0.06)
+        work.gate.set()
+        await asyncio.gather(first, *others)
+        await turns()
+        assert [len(each) for each in work.batches] == [1, 3, 1]
+        assert (measured(registry, "size_count"), measured(registry, "size_sum")) == (3, 5)
+        assert (measured(registry, "size_bucket", le="2.0"), measured(registry, "size_bucket", le="4.0")) == (2, 3)
+        assert (measured(registry, "wait_seconds_count"), measured(registry, "waiting")) == (5, 0)
+        assert (measured(registry, "wait_seconds_sum") or 0) > 4 * 0.05  # four waited for the gate
+        assert measured(registry, "duration_seconds_count") == 3
+        assert (measured(registry, "duration_seconds_sum") or 0) > 0.05
+
+    run(main())
+
+
+def test_a_batch_that_fails_is_measured_and_what_is_put_back_waits_anew() -> None:
+    async def main() -> None:
+        registry = Registry()
+        since: list[float] = []
+
+        async def work(entries: Sequence[Number]) -> None:
+            for entry in entries:
+                since.append(entry.since)
+                if len(since) == 1:
+                    await asyncio.sleep(0.06)
+                    batcher.requeue([entry])
+                elif entry.item == 2:
+                    raise errors.Unavailable("no")
+                else:
+                    entry.resolve(entry.item)
+
+        batcher = Batcher[int, int]("b", work, observer=BatchMetrics(registry, "b"))
+        assert await batcher.submit(1) == 1
+        with pytest.raises(errors.Unavailable):
+            await batcher.submit(2)
+        await turns()
+        assert measured(registry, "duration_seconds_count") == 3
+        assert since[1] > since[0] + 0.05
 
     run(main())

@@ -282,3 +282,25 @@ def test_an_error_in_the_block_stops_the_parts_and_goes_on() -> None:
         raise ZeroDivisionError
     assert journal == ["start a", "stop a"]
     assert parts_threads() == []
+
+
+OPEN_FILES = """
+import resource
+from ordersys import lifecycle
+
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
+
+class Part:
+    name = "part"
+    async def start(self): print(resource.getrlimit(resource.RLIMIT_NOFILE) == (min(hard, lifecycle.OPEN_FILES), hard))
+    async def stop(self, grace): pass
+    def ended(self): return True
+
+lifecycle.run([Part()], 1)
+"""
+
+
+def test_a_process_takes_the_open_files_that_the_system_grants() -> None:
+    done = subprocess.run([sys.executable, "-c", OPEN_FILES], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("True\n", "")

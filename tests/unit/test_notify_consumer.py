@@ -14,10 +14,12 @@ from ordersys.broker.broker import Delivery
 from ordersys.core import errors, events, topology
 from ordersys.core.backoff import Backoff
 from ordersys.core.events import Change, Event
+from ordersys.core.metrics import Registry
 from ordersys.core.records import Line, Order, Status
 from ordersys.core.topology import NOTIFY_TOPIC, Queue, Topology
 from ordersys.notify.consumer import Counts, Notifier
 from ordersys.notify.inbox import Attempt
+from ordersys.notify.metrics import NotifierMetrics
 from ordersys.notify.sinks import SinkClosed
 
 QUEUE = replace(NOTIFY_TOPIC, waits=(1.0, 5.0))
@@ -132,6 +134,8 @@ class MemorySubscription:
         self._queue = queue
         self._held: dict[int, Delivery] = {}
 
+    problem = ""
+
     def receive(self, limit: int, timeout: float) -> list[Delivery]:
         if self._broker.journal.pending("receive"):
             self._broker.journal.step("receive")
@@ -223,15 +227,26 @@ class Setting:
         self.broker = MemoryBroker(self.journal)
         self.inbox = MemoryInbox(self.journal)
         self.sink = MemorySink(self.journal)
+        self.registry = Registry()
         self.notifiers: list[Notifier] = []
 
     def start(self, batch: int = 50) -> Notifier:
         notifier = Notifier(
-            self.broker, QUEUE, self.inbox, self.sink, name="n", batch=batch, backoff=Backoff(0.001, 0.01)
+            self.broker,
+            QUEUE,
+            self.inbox,
+            self.sink,
+            name="n",
+            batch=batch,
+            backoff=Backoff(0.001, 0.01),
+            metrics=NotifierMetrics(self.registry, QUEUE.name),
         )
         self.notifiers.append(notifier)
         notifier.start()
         return notifier
+
+    def measured(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(f"ordersys_{name}", {"queue": QUEUE.name, **labels})
 
     @property
     def known(self) -> set[str]:
@@ -618,3 +633,27 @@ def test_copies_that_share_a_queue_share_the_work(setting: Setting) -> None:
     until(lambda: sum(copy.counts.handled for copy in copies) == 200)
     assert sorted(setting.sink.effects) == sorted(f"event-{number}" for number in range(200))
     assert len(setting.inbox.rows) == 200
+
+
+def test_what_becomes_of_the_messages_is_counted_and_timed(setting: Setting) -> None:
+    long_ago = event(1)
+    now = replace(event(2), time=int(time.time() * 1e6))
+    ahead = replace(event(3), time=int(time.time() * 1e6) + 3_600_000_000)  # by the clock of another machine
+    setting.journal.fail("handle event-4", *(ValueError("no") for _ in range(QUEUE.tries)))
+    setting.broker.send(long_ago, now, ahead, event(4), now, NOT_JSON)
+    setting.start()
+
+    def counted(outcome: str) -> float | None:
+        return setting.measured("notifications_total", outcome=outcome)
+
+    until(lambda: counted("retried") == 1)
+    for tries in range(1, QUEUE.tries):
+        until(lambda tries=tries: len(setting.broker.resting) == 1 or len(setting.broker.dead) == 2)
+        setting.broker.let_the_rested_return()
+        until(lambda tries=tries: (counted("retried"), counted("dead")) in {(tries + 1, 1), (QUEUE.tries - 1, 2)})
+    assert [counted(each) for each in ("handled", "duplicate", "retried", "dead")] == [3, 1, QUEUE.tries - 1, 2]
+    assert setting.measured("notification_lag_seconds_count") == 3
+    assert setting.measured("notification_lag_seconds_bucket", le="7200.0") == 2  # all but the one of long ago
+    assert setting.measured("notification_lag_seconds_bucket", le="0.01") in {1, 2}  # who is ahead has no lag
+    assert setting.measured("notification_duration_seconds_count") == 3 + QUEUE.tries
+    assert setting.measured("notification_batch_size_sum") == 6 + QUEUE.tries - 1

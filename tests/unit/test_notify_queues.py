@@ -74,6 +74,8 @@ def test_a_pattern_that_can_match_nothing_of_ours_is_pointed_out(caplog: pytest.
         ("topic", [], "mine.retry", "leave that ending out"),
         ("topic", [], "mine.retry.2", "leave that ending out"),
         ("topic", [], "mine.dlq", "leave that ending out"),
+        ("topic", [], "mine.*", "* and # stand for other words"),
+        ("topic", [], "#", "* and # stand for other words"),
         ("topic", [], " mine", "expected printable text"),
         ("topic", [], "   ", "expected printable text"),
         ("topic", [], "mi\nne", "expected printable text"),

@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
+from collector import Recorder
 
 from ordersys.broker.broker import Message, Outcome, Subscription
 from ordersys.core import errors, topology
 from ordersys.core.events import Change
+from ordersys.core.metrics import Registry
 from ordersys.core.topology import Queue, Topology
-from ordersys.order.relay import Relay, first_per_order
+from ordersys.core.tracing import Tracing
+from ordersys.order.relay import Relay, RelayMetrics, first_per_order
 from ordersys.order.store import Unsent
 
 Verdict = Callable[[Message], Outcome]
@@ -21,10 +24,12 @@ class FakeStore:
     def __init__(self, *events: Unsent) -> None:
         self.events = list(events)
         self.fail = False
+        self.read = 0
 
     def unsent(self, limit: int) -> list[Unsent]:
         if self.fail:
             raise errors.Unavailable("database away")
+        self.read = len(self.events[:limit])
         return self.events[:limit]
 
     def mark_sent(self, sequences: Sequence[int]) -> None:
@@ -33,6 +38,8 @@ class FakeStore:
 
 class FakeBroker:
     """Confirms as `verdict` says; what was published stands in `messages`."""
+
+    system = "fake"
 
     def __init__(self, verdict: Verdict = lambda _: Outcome.CONFIRMED) -> None:
         self.verdict = verdict
@@ -67,8 +74,10 @@ def unsent(sequence: int, order_id: str, change: Change = Change.CREATED) -> Uns
 
 
 @contextmanager
-def running(store: FakeStore, broker: FakeBroker) -> Iterator[Relay]:
-    relay = Relay(store, broker, topology.standard())
+def running(
+    store: FakeStore, broker: FakeBroker, metrics: RelayMetrics | None = None, tracing: Tracing | None = None
+) -> Iterator[Relay]:
+    relay = Relay(store, broker, topology.standard(), metrics, tracing=tracing)
     relay.start()
     try:
         yield relay
@@ -152,3 +161,86 @@ def test_the_relay_outlives_its_database_and_says_so_once(caplog: pytest.LogCapt
 def test_of_each_order_only_the_oldest_event_is_taken() -> None:
     events = [unsent(1, "a"), unsent(2, "b"), unsent(3, "a"), unsent(4, "c")]
     assert [event.sequence for event in first_per_order(events)] == [1, 2, 4]
+
+
+def test_of_an_outage_the_trace_of_an_event_holds_the_first_round_and_the_one_that_went_through() -> None:
+    recorder, away = Recorder(), [True]
+    broker = FakeBroker(lambda _: Outcome.FAILED if away else Outcome.CONFIRMED)
+    store = FakeStore(unsent(1, "a", Change.SHIPPED))
+    with running(store, broker, tracing=recorder.tracing()):
+        until(lambda: len(broker.messages) >= 4)
+        away.clear()
+        until(lambda: not store.events)
+    first, last = recorder.spans
+    assert (first.name, first.attributes["error.type"], last.error) == ("send orders.topic", "failed", False)
+    assert [first.id, last.id] == [
+        message.headers["traceparent"].split("-")[2] for message in (broker.messages[0], broker.messages[-1])
+    ]
+
+
+def test_while_one_round_waits_for_its_confirm_the_next_follows_it_in_order() -> None:
+    confirm = threading.Event()
+
+    def verdict(message: Message) -> Outcome:
+        return Outcome.CONFIRMED if message.message_id != "e1" or confirm.wait(10) else Outcome.FAILED
+
+    store, broker = FakeStore(unsent(1, "a")), FakeBroker(verdict)
+    with running(store, broker) as relay:
+        until(lambda: "e1" in broker.sent(topology.FANOUT))
+        store.events += [unsent(2, "a", Change.LINES), unsent(3, "b"), unsent(4, "c")]
+        relay.wake()
+        until(lambda: store.read == 4)  # the next round was read
+        assert broker.sent(topology.TOPIC) == ["e1"]
+        confirm.set()
+        until(lambda: not store.events)
+    assert broker.sent(topology.FANOUT) == ["e1", "e3", "e4"]
+    assert broker.sent(topology.TOPIC).index("e1") < broker.sent(topology.TOPIC).index("e2")
+
+
+def test_what_is_under_way_when_it_stops_is_confirmed_and_taken_out() -> None:
+    confirm = threading.Event()
+    broker = FakeBroker(lambda _: Outcome.CONFIRMED if confirm.wait(10) else Outcome.FAILED)
+    store = FakeStore(unsent(1, "a"))
+    with running(store, broker) as relay:
+        until(lambda: bool(broker.messages))
+        threading.Timer(0.1, confirm.set).start()
+        relay.stop(10)
+        assert not store.events
+
+
+def test_what_some_queue_does_not_take_is_published_again_while_the_rest_flows(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stuck = ["e1"]
+    broker = FakeBroker(lambda message: Outcome.UNROUTABLE if message.message_id in stuck else Outcome.CONFIRMED)
+    store = FakeStore(unsent(1, "a"), *[unsent(number, f"o{number}") for number in range(2, 1200)])
+    caplog.set_level("INFO")
+    with running(store, broker):
+        until(lambda: [event.event_id for event in store.events] == ["e1"])
+        stuck.clear()
+        until(lambda: not store.events)
+    assert [record.message for record in caplog.records if "outbox" in record.message] == [
+        "events wait in the outbox: 1 of 500 events were not taken by every queue"
+    ]
+    assert caplog.text.count("flow to the broker again") == 1
+
+
+def test_what_it_does_is_counted() -> None:
+    answers = {topology.FANOUT: [Outcome.FAILED, Outcome.UNROUTABLE]}  # and then it confirms
+
+    def verdict(message: Message) -> Outcome:
+        left = answers.get(message.exchange)
+        return left.pop(0) if left else Outcome.CONFIRMED
+
+    registry = Registry()
+    store = FakeStore(unsent(1, "a"), unsent(2, "b", Change.SHIPPED))
+    with running(store, FakeBroker(verdict), RelayMetrics(registry)):
+        until(lambda: registry.get_sample_value("ordersys_relay_events_total") == 2)
+
+    def messages(outcome: str) -> float | None:
+        return registry.get_sample_value("ordersys_relay_messages_total", {"outcome": outcome})
+
+    assert (messages("failed"), messages("unroutable")) == (1, 1)
+    assert messages("confirmed") == 3 + 1 + 1  # topic each of three times and once for event 2, fanout at last
+    assert registry.get_sample_value("ordersys_relay_retries_total") == 2
+    assert registry.get_sample_value("ordersys_relay_round_duration_seconds_count") == 3

@@ -1,6 +1,8 @@
 """Settings: flag before environment before default, mistakes named, secrets shown to nobody."""
 
+import json
 import re
+import time
 import traceback
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ordersys import settings
-from ordersys.core import display, errors
+from ordersys.core import display, errors, redaction
 
 
 def shown(chosen: settings.Settings) -> dict[str, str]:
@@ -230,3 +232,174 @@ def test_a_password_is_not_in_any_error_and_not_in_its_cause(monkeypatch: pytest
 def test_what_steers_the_fault_suite_is_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORDERSYS_FAULT_ROUNDS", "50")
     assert settings.load().order_bind == "127.0.0.1:50052"
+
+
+def test_the_key_for_the_api_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown(settings.load())["ORDERSYS_API_KEY"] == ""
+    monkeypatch.setenv("ORDERSYS_API_KEY", "ok_planted")
+    assert settings.load().api_key == "ok_planted"
+    assert "planted" not in repr(shown(settings.load())) + repr(settings.load())
+
+
+def test_the_readme_names_every_setting() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert [name for name in shown(settings.load()) if f"`{name}`" not in readme] == []
+
+
+# --- secrets in files -------------------------------------------------------------------------------------------
+
+MAY_BE_SECRET = [
+    *(f"{name}_DATABASE_URL" for name in ("PRODUCT", "ORDER", "NOTIFY", "API")),
+    "BROKER_URL",
+    "API_JWT_JWKS_URL",
+    "API_KEY",
+]
+
+
+@pytest.mark.parametrize("name", MAY_BE_SECRET)
+def test_what_may_hold_a_secret_can_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    value = {"BROKER_URL": "amqp://u:p@h/v", "API_JWT_JWKS_URL": "https://u:p@h/keys", "API_KEY": "osk_1_2"}.get(
+        name, "postgresql+psycopg://u:p@h/d"
+    )
+    (tmp_path / "secret").write_text(value + "\n")
+    monkeypatch.setenv(f"ORDERSYS_{name}_FILE", str(tmp_path / "secret"))
+    assert getattr(settings.load(), name.lower()) == value
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_the_line_break_at_the_end_of_a_file_is_not_part_of_the_secret(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: str
+) -> None:
+    (tmp_path / "secret").write_bytes(f"amqp://u: p @h/v {end}".encode())
+    monkeypatch.setenv("ordersys_broker_url_file", str(tmp_path / "secret"))
+    assert settings.load().broker_url == "amqp://u: p @h/v "
+
+
+def test_a_flag_wins_over_a_file_and_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("amqp://file")
+    monkeypatch.setenv("ORDERSYS_BROKER_URL_FILE", str(tmp_path / "secret"))
+    monkeypatch.setenv("ORDERSYS_BROKER_URL", "")
+    assert settings.load().broker_url == "amqp://file"
+    assert settings.load({"broker_url": "amqp://flag"}).broker_url == "amqp://flag"
+    monkeypatch.setenv("ORDERSYS_BROKER_URL_FILE", "")
+    assert settings.load().broker_url.startswith("sqlite:///")
+
+
+def test_a_secret_is_said_in_one_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("amqp://file")
+    monkeypatch.setenv("ORDERSYS_BROKER_URL_FILE", str(tmp_path / "secret"))
+    monkeypatch.setenv("ORDERSYS_BROKER_URL", "amqp://variable")
+    assert refusal() == "set ORDERSYS_BROKER_URL or ORDERSYS_BROKER_URL_FILE, not both"
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b"", "must hold one line: the value of ORDERSYS_BROKER_URL"),
+        (b"\n", "must hold one line"),
+        (b"amqp://u:hunter2@h\namqp://u:hunter2@i\n", "must hold one line"),
+        (b"amqp://u:hunter2@h" + b"x" * 100_000, "must hold one line"),
+        (b"amqp://u:hunter2\xff@h", "is not text in UTF-8"),
+        (b"kafka://u:hunter2@h", "expected sqlite:///FILE, amqp://"),
+    ],
+)
+def test_a_file_that_will_not_do_is_named_with_its_variable_and_nothing_in_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None, problem: str
+) -> None:
+    file = tmp_path / "secret"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setenv("ORDERSYS_BROKER_URL_FILE", str(file))
+    with pytest.raises(errors.UsageError) as refused:
+        settings.load()
+    assert refused.value.message.startswith("ORDERSYS_BROKER_URL_FILE: ")
+    assert problem in refused.value.message
+    assert str(file) in refused.value.message or "expected" in problem
+    assert "hunter2" not in "".join(traceback.format_exception(refused.value))
+
+
+def test_a_folder_is_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ORDERSYS_API_DATABASE_URL_FILE", str(tmp_path))
+    assert refusal() == f"ORDERSYS_API_DATABASE_URL_FILE: {tmp_path} cannot be read: Is a directory"
+
+
+@pytest.mark.parametrize("name", ["PRODUCT_BIND_FILE", "LOG_LEVEL_FILE", "BROKER_URL_FILES"])
+def test_other_settings_come_from_no_file(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"ORDERSYS_{name}", "x")
+    assert refusal().startswith(f"there is no setting ORDERSYS_{name}")
+
+
+# --- the last net -------------------------------------------------------------------------------------------------
+
+
+@given(st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"]), min_size=1))
+def test_no_part_of_a_password_in_a_url_is_ever_quoted(secret: str) -> None:
+    assert redaction.redacted(f"is amqp://guest:{secret}@rabbit/shop") == "is amqp://guest:***@rabbit/shop"
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        *"x:/@=?&' -",
+        "://",
+        "://u:",
+        "?pass",
+        "&token",
+        "pass ",
+        "pass=",
+        "osk_1",
+        "eyJ",
+        "eyJ-",
+        "eyJ.",
+        "-----BEGIN ",
+        "Bearer ",
+    ],
+)
+def test_a_long_text_does_not_take_long(piece: str) -> None:
+    def seconds(pieces: int) -> float:
+        began = time.process_time()
+        redaction.redacted(piece * pieces)
+        return time.process_time() - began
+
+    assert min(seconds(20_000) for _ in range(3)) < 20 * min(seconds(2_000) for _ in range(3)) + 0.05
+
+
+PIECES = [*"abc=: ?&", "://", "PASS=", "Bearer ", "osk_1_", "eyJx.", "user:hunter2@", "-----"]
+
+
+@given(st.lists(st.sampled_from(PIECES)).map("".join))
+def test_what_is_not_searched_for_secrets_has_none(text: str) -> None:
+    if not redaction.may_hold_secret(json.dumps(text)):
+        assert redaction.redacted(text) == text
+
+
+JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJodW50ZXIyIn0.aHVudGVyMg"
+
+
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        ("see http://h:80/ and amqp://u:hunter2@h, twice", "see http://h:80/ and amqp://u:***@h, twice"),
+        ("amqp://:hunter2@h", "amqp://:***@h"),
+        ("GET /x?api_token=hunter2&page=2", "GET /x?api_token=***&page=2"),
+        ("host=db password=hunter2 user=u", "host=db password=*** user=u"),
+        ("host=db password = 'hunter 2' user=u", "host=db password = *** user=u"),
+        ('{"Passwort": "x"}', '{"Passwort": "x"}'),
+        ("PASSWORD=hunter2", "PASSWORD=***"),
+        ("key osk_0123456789ab_hunter2-_x.", "key osk_0123456789ab_***."),
+        (f"Authorization: Bearer {JWT}", "Authorization: Bearer ***"),
+        (f"token={JWT}", "token=***"),
+        ("bearer abcdefghijklmnop==", "bearer ***"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nhunter2\n-----END RSA PRIVATE KEY-----\n", "(a private key)\n"),
+        ("-----BEGIN PRIVATE KEY-----\nhunter2\ncut", "(a private key)"),
+        ("expected amqp://USER:PASSWORD@HOST:PORT/VHOST", "expected amqp://USER:PASSWORD@HOST:PORT/VHOST"),
+        ('Bearer realm="ordersys"', 'Bearer realm="ordersys"'),
+        ('password authentication failed for user "u"', 'password authentication failed for user "u"'),
+        ("a bearer token; pass it on", "a bearer token; pass it on"),
+        ("sqlite:////home/me/x.db", "sqlite:////home/me/x.db"),
+    ],
+)  # fmt: skip
+def test_only_secrets_are_taken_out_of_a_text(text: str, redacted: str) -> None:
+    assert redaction.redacted(text) == redacted
+    assert redaction.redacted(redacted) == redacted

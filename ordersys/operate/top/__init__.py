@@ -1,0 +1,1 @@
+"""`ordersys top`: how the system does at this moment."""
