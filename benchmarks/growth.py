@@ -11,8 +11,9 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from ordersys import settings
-from ordersys.core import ids, migrations, seed
-from ordersys.core.database import Database
+from ordersys.core import ids, seed
+from ordersys.core.storage import migrations
+from ordersys.core.storage.database import Database
 from ordersys.order import store as order_store
 from ordersys.product import store as product_store
 

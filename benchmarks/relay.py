@@ -18,9 +18,10 @@ import pika
 from pika.channel import Channel
 
 from ordersys.broker.rabbitmq import RabbitBroker
-from ordersys.core import events, ids, migrations, topology
-from ordersys.core.database import Database
+from ordersys.core import events, ids, topology
 from ordersys.core.records import Line
+from ordersys.core.storage import migrations
+from ordersys.core.storage.database import Database
 from ordersys.order import model
 from ordersys.order.relay import Relay
 from ordersys.order.store import CHAIN, OrderStore

@@ -37,7 +37,7 @@ from rich.table import Table
 
 from ordersys.bench.system import System
 from ordersys.client.calls import Orders
-from ordersys.core.channel import Channel
+from ordersys.core.rpc.channel import Channel
 from ordersys.core.v1 import order_pb2, order_pb2_grpc, product_pb2
 
 HERE = Path(__file__).parent

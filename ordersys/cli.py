@@ -18,8 +18,9 @@ import typer
 from ordersys import __version__
 from ordersys.bench import command as load
 from ordersys.client import verbs
-from ordersys.core import errors, grpc_log
+from ordersys.core import errors
 from ordersys.core.redaction import redacted
+from ordersys.core.rpc import grpc_log
 from ordersys.operate import access, books, certs, health, messages, rights, setup
 from ordersys.operate.doctor.command import doctor
 from ordersys.operate.top.command import top
@@ -171,7 +172,7 @@ def serve_product(
         insecure=insecure,
     )
     from ordersys import wiring
-    from ordersys.core.traces import Traces
+    from ordersys.core.watch.traces import Traces
 
     traces = Traces(settings.traces)
     part = wiring.ProductPart(settings, lambda: settings.order_address, traces)
@@ -196,7 +197,7 @@ def serve_order(
         insecure=insecure,
     )
     from ordersys import wiring
-    from ordersys.core.traces import Traces
+    from ordersys.core.watch.traces import Traces
 
     traces = Traces(settings.traces)
     _run(settings, [traces, wiring.OrderPart(settings, traces)])
@@ -216,7 +217,7 @@ def notify(
     """Run a notification service: one line per event; several copies share a queue."""
     settings = _load("notification-service", broker_url=broker_url, notify_database_url=database_url)
     from ordersys import wiring
-    from ordersys.core.traces import Traces
+    from ordersys.core.watch.traces import Traces
     from ordersys.notify.queues import queue_for
 
     consumed = queue_for(mode, bind or [], queue, settings.retry_waits)
@@ -245,7 +246,7 @@ def api(
         "api", api_bind=bind, product_address=product_address, order_address=order_address, insecure=insecure
     )
     from ordersys import wiring
-    from ordersys.core.traces import Traces
+    from ordersys.core.watch.traces import Traces
 
     traces = Traces(settings.traces)
     part = wiring.ApiPart(settings, lambda: settings.product_address, lambda: settings.order_address, traces)

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ordersys.core import ids, migrations, seed
-from ordersys.core.database import Database
-from ordersys.core.looked_into import LookedInto
+from ordersys.core import ids, seed
+from ordersys.core.storage import migrations
+from ordersys.core.storage.database import Database
+from ordersys.core.storage.looked_into import LookedInto
 from ordersys.settings import Settings
 
 if TYPE_CHECKING:

@@ -6,14 +6,16 @@ from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from ordersys.core import errors, migrations, retention, sampling, tls
-from ordersys.core.admin import AdminServer
-from ordersys.core.database import Database
-from ordersys.core.health import Health
-from ordersys.core.metrics import Registry
-from ordersys.core.readiness import DRAINING, Check, Readiness, State
-from ordersys.core.traces import Traces
-from ordersys.core.tracing import Tracing
+from ordersys.core import errors, tls
+from ordersys.core.rpc.health import Health
+from ordersys.core.storage import migrations, retention
+from ordersys.core.storage.database import Database
+from ordersys.core.watch import sampling
+from ordersys.core.watch.admin import AdminServer
+from ordersys.core.watch.metrics import Registry
+from ordersys.core.watch.readiness import DRAINING, Check, Readiness, State
+from ordersys.core.watch.traces import Traces
+from ordersys.core.watch.tracing import Tracing
 from ordersys.settings import Settings
 
 CERTIFICATES_SECONDS = 30.0

@@ -7,13 +7,15 @@ from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
 from ordersys.broker.broker import Broker
-from ordersys.core import callers, errors, ids, seed, spans, tls, topology
-from ordersys.core.limits import Limits
-from ordersys.core.metrics import Registry
-from ordersys.core.readiness import Check
-from ordersys.core.server import GrpcServer, Observer
+from ordersys.core import errors, ids, seed, tls, topology
+from ordersys.core.rpc import callers
+from ordersys.core.rpc.limits import Limits
+from ordersys.core.rpc.server import GrpcServer, Observer
 from ordersys.core.topology import Queue, Topology
-from ordersys.core.traces import Traces
+from ordersys.core.watch import spans
+from ordersys.core.watch.metrics import Registry
+from ordersys.core.watch.readiness import Check
+from ordersys.core.watch.traces import Traces
 from ordersys.lifecycle import Part
 from ordersys.role import Role, cancel, checks_of
 from ordersys.settings import Settings, dialled
@@ -76,7 +78,7 @@ class ProductPart(Role):
         self.address = settings.product_bind
 
     async def start(self) -> None:
-        from ordersys.core.measured import CallMetrics
+        from ordersys.core.watch.measured import CallMetrics
         from ordersys.product.authority import GrpcAuthority
         from ordersys.product.metrics import DRIFT_SECONDS, LOOK_SECONDS, ProductMetrics
         from ordersys.product.recovery import Recovery
@@ -133,7 +135,7 @@ class OrderPart(Role):
         self.address = settings.order_bind
 
     async def start(self) -> None:
-        from ordersys.core.measured import CallMetrics
+        from ordersys.core.watch.measured import CallMetrics
         from ordersys.order.metrics import LOOK_SECONDS, OrderMetrics
         from ordersys.order.relay import Relay, RelayMetrics
         from ordersys.order.service import OrderService
@@ -253,7 +255,7 @@ class ApiPart(Role):
         from ordersys.api.rates import rates_of
         from ordersys.api.server import ApiServer
         from ordersys.api.tls import Tls
-        from ordersys.core.channel import Channel
+        from ordersys.core.rpc.channel import Channel
 
         settings = self._settings
         https = Tls(settings.api_tls_files) if settings.api_tls_files else None

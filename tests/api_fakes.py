@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any
 
 from ordersys.core import errors
-from ordersys.core.channel import Channel
 from ordersys.core.records import STATUS_FROM_PROTO, Line, Order, Product, Status, order_to_proto, product_to_proto
-from ordersys.core.server import GrpcServer
+from ordersys.core.rpc.channel import Channel
+from ordersys.core.rpc.server import GrpcServer
 from ordersys.core.v1 import order_pb2, order_pb2_grpc, product_pb2, product_pb2_grpc
 
 KEYBOARD = Product(

@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import Sampler
 
-from ordersys.core.tracing import Tracing
+from ordersys.core.watch.tracing import Tracing
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from ordersys.core import errors, events, ids, pages, records
 from ordersys.core.events import Change, Event
 from ordersys.core.records import Line, Order, Product, Status
-from ordersys.core.server import GrpcServer
+from ordersys.core.rpc.server import GrpcServer
 from ordersys.core.v1 import order_pb2, order_pb2_grpc, product_pb2, product_pb2_grpc
 
 SERVICES = ("ordersys.core.v1.ProductService", "ordersys.core.v1.OrderService")

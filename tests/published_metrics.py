@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import published_api
 
 from ordersys.api.metrics import Metrics
-from ordersys.core.measured import CallMetrics
-from ordersys.core.metrics import Registry
+from ordersys.core.watch.measured import CallMetrics
+from ordersys.core.watch.metrics import Registry
 from ordersys.notify.metrics import NotifierMetrics
 from ordersys.order.metrics import OrderMetrics
 from ordersys.order.relay import RelayMetrics

@@ -9,9 +9,9 @@ import servers
 from sqlalchemy import make_url
 
 from ordersys import databases
-from ordersys.core import migrations, roles
-from ordersys.core.database import Database
-from ordersys.core.roles import Place, Service
+from ordersys.core.storage import migrations, roles
+from ordersys.core.storage.database import Database
+from ordersys.core.storage.roles import Place, Service
 from ordersys.settings import Settings
 
 PASSWORD = "a-password"  # noqa: S105 - of roles that are gone with the tests

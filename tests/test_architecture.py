@@ -69,29 +69,31 @@ KNOWS: dict[str, tuple[str, ...]] = {
     ),
 }
 
+_GRPC = ("core/rpc/*", "core/watch/spans.py", "*/servicer.py")
+
 # Module -> the only files that may import it.
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("grpc", "grpc_health", "grpc_reflection", "grpc_status"), ("core/*", "*/servicer.py")),
+    **dict.fromkeys(("grpc", "grpc_health", "grpc_reflection", "grpc_status"), _GRPC),
     "sqlalchemy": (
-        "core/database.py",
-        "core/looked_into.py",
-        "core/migrations.py",
-        "core/statement.py",
+        "core/storage/database.py",
+        "core/storage/looked_into.py",
+        "core/storage/migrations.py",
+        "core/storage/statement.py",
         "*/store.py",
         "*/tables.py",
         "*/migrations/*",
         "notify/inbox.py",
         "broker/sqlite.py",
     ),
-    "alembic": ("core/migrations.py", "*/migrations/*"),
-    "sqlite3": ("core/database.py", "core/looked_into.py", "broker/sqlite*.py"),
+    "alembic": ("core/storage/migrations.py", "*/migrations/*"),
+    "sqlite3": ("core/storage/database.py", "core/storage/looked_into.py", "broker/sqlite*.py"),
     "psycopg": (),
     "pika": ("broker/rabbitmq*.py",),
     **dict.fromkeys(("flask", "flask_openapi3", "werkzeug", "cheroot"), ("api/*",)),
     "pydantic_settings": ("settings.py",),
-    "opentelemetry": ("core/tracing.py", "core/spans.py", "core/otlp.py"),
-    **dict.fromkeys(("opentelemetry.sdk", "opentelemetry.exporter"), ("core/otlp.py",)),  # the extra
-    "os.environ": ("settings.py", "core/grpc_log.py"),  # the one reads our settings, the other writes gRPC's
+    "opentelemetry": ("core/watch/tracing.py", "core/watch/spans.py", "core/watch/otlp.py"),
+    **dict.fromkeys(("opentelemetry.sdk", "opentelemetry.exporter"), ("core/watch/otlp.py",)),  # the extra
+    "os.environ": ("settings.py", "core/rpc/grpc_log.py"),  # the one reads our settings, the other writes gRPC's
     "os.getenv": ("settings.py",),
     # Modules are imported by their names, or these rules would be blind.
     "importlib.import_module": (),
@@ -228,15 +230,15 @@ def test_every_rule_is_about_something() -> None:
         ("order/relay.py", "from sqlalchemy.exc import DBAPIError"),
         ("order/store.py", "from alembic import op"),
         ("order/store.py", "import sqlite3"),
-        ("core/database.py", "import psycopg"),
+        ("core/storage/database.py", "import psycopg"),
         ("broker/broker.py", "import pika"),
         ("notify/consumer.py", "from pika.exceptions import AMQPError"),
-        ("core/server.py", "import flask"),
+        ("core/rpc/server.py", "import flask"),
         ("client/calls.py", "from werkzeug.exceptions import NotFound"),
         ("wiring.py", "from cheroot import wsgi"),
         ("wiring.py", "from pydantic_settings import BaseSettings"),
         ("order/relay.py", "from opentelemetry.trace import SpanKind"),
-        ("core/tracing.py", "from opentelemetry.sdk.trace import TracerProvider"),
+        ("core/watch/tracing.py", "from opentelemetry.sdk.trace import TracerProvider"),
         ("wiring.py", "import os\nos.environ['X']"),
         ("wiring.py", "import os as o\no.environ.get('X')"),
         ("wiring.py", "import os\nos.getenv('X')"),
@@ -255,7 +257,7 @@ def test_every_rule_is_about_something() -> None:
         ("product/model.py", "import datetime as d\nd.datetime.now(d.UTC)"),
         ("product/model.py", "from ordersys.core.ids import now_us"),
         ("product/model.py", "from ordersys.core import ids\nids.uuid7()"),
-        ("product/model.py", "from ordersys.core import database"),
+        ("product/model.py", "from ordersys.core.storage import database"),
         ("product/model.py", "from ordersys.product.store import ProductStore"),
         ("product/model.py", "from ordersys.order.book import Book"),
         ("order/model.py", "from ordersys.core.v1 import order_pb2"),
@@ -276,7 +278,7 @@ def test_the_checker_objects(file: str, source: str) -> None:
     ("file", "source"),
     [
         ("core/v1/order_pb2_grpc.py", "import grpc\n" + "\n" * 1000),
-        ("core/channel.py", "import grpc\nfrom ordersys.core import status"),
+        ("core/rpc/channel.py", "import grpc\nfrom ordersys.core.rpc import status"),
         ("core/ids.py", "import os\nos.urandom(8)"),
         ("product/servicer.py", "from grpc import aio\nfrom ordersys.product.service import ProductService"),
         ("product/model.py", "from ordersys.core.errors import FieldViolation\nfrom ordersys.product.book import Book"),

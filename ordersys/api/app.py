@@ -32,10 +32,10 @@ from ordersys.api.metrics import Metrics
 from ordersys.api.rates import Rates
 from ordersys.api.upstream import Upstream
 from ordersys.core import errors
-from ordersys.core.channel import Channel
-from ordersys.core.metrics import Registry
-from ordersys.core.readiness import Check, Readiness
-from ordersys.core.tracing import Tracing
+from ordersys.core.rpc.channel import Channel
+from ordersys.core.watch.metrics import Registry
+from ordersys.core.watch.readiness import Check, Readiness
+from ordersys.core.watch.tracing import Tracing
 
 MAX_BODY_BYTES = 256 * 1024
 """The largest order as JSON: 100 lines with ids of 128 characters that are all escaped, some 160 KiB."""

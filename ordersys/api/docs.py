@@ -105,7 +105,7 @@ def of(app: Flask) -> dict[str, Any]:
 def printed() -> str:
     """The same for a file, without a gateway that runs: nothing is connected."""
     from ordersys.api.app import create_app
-    from ordersys.core.channel import Channel
+    from ordersys.core.rpc.channel import Channel
 
     products, orders = Channel("127.0.0.1:1"), Channel("127.0.0.1:1")  # nobody is called
     try:

@@ -14,7 +14,7 @@ from ordersys.api.metrics import Metrics
 from ordersys.api.tap import Item, Limits, Log, Tap, Wanted, item
 from ordersys.core import errors
 from ordersys.core.backoff import Backoff
-from ordersys.core.channel import Channel
+from ordersys.core.rpc.channel import Channel
 
 logger = logging.getLogger(__name__)
 

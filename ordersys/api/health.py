@@ -12,7 +12,7 @@ from ordersys.api import access
 from ordersys.api.breaker import State
 from ordersys.api.upstream import Upstream
 from ordersys.core import errors
-from ordersys.core.readiness import Check, Readiness
+from ordersys.core.watch.readiness import Check, Readiness
 
 
 class Health(BaseModel):

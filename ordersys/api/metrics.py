@@ -11,7 +11,7 @@ from flask import Flask, Response, g, request
 
 from ordersys.api import access
 from ordersys.api.access import Scope
-from ordersys.core.metrics import Registry
+from ordersys.core.watch.metrics import Registry
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")

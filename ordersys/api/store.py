@@ -9,8 +9,8 @@ from ordersys.api import keys
 from ordersys.api.keys import Key, Scope
 from ordersys.api.tables import RIGHTS, api_keys
 from ordersys.core import errors, fields, ids
-from ordersys.core.database import Database
-from ordersys.core.migrations import Chain
+from ordersys.core.storage.database import Database
+from ordersys.core.storage.migrations import Chain
 
 CHAIN = Chain("ordersys.api", RIGHTS)
 

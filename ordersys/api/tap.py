@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ordersys.core import errors, events, pages
 from ordersys.core.backoff import Backoff
-from ordersys.core.channel import ROUTINE_SECONDS, Channel
+from ordersys.core.rpc.channel import ROUTINE_SECONDS, Channel
 from ordersys.core.v1 import order_pb2, order_pb2_grpc
 
 logger = logging.getLogger(__name__)

@@ -1,14 +1,10 @@
 """TLS of the API: a context for each new connection, from files that are looked at again."""
 
-import logging
 import socket
 import ssl
-import threading
 
 from ordersys.core import errors
-from ordersys.core.tls import Content, Files, Kept
-
-logger = logging.getLogger(__name__)
+from ordersys.core.tls import Content, Contexts, Files, naming
 
 _REASONS = {
     "HTTP_REQUEST": "it speaks HTTP without TLS",
@@ -28,25 +24,11 @@ class Tls:
         if files.ca and not files.cert:
             ca, cert, _ = files.settings
             raise errors.UsageError(f"ORDERSYS_{ca.upper()} is set and ORDERSYS_{cert.upper()} is not")
-        self._kept = Kept(files)
-        self._content = self._kept.current()
-        self._context = _context(files, self._content)
-        self._lock = threading.Lock()
+        self._contexts = Contexts(files, lambda content: _context(files, content))
 
     def wrap(self, connection: socket.socket) -> ssl.SSLSocket:
         """The server's side of TLS on this connection; the handshake is still to come."""
-        return self._newest().wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-
-    def _newest(self) -> ssl.SSLContext:
-        content = self._kept.current()
-        with self._lock:
-            if content is not self._content:
-                self._content = content
-                try:
-                    self._context = _context(self._kept.files, content)
-                except errors.UsageError as error:
-                    logger.warning("%s; what was read before stays in use", error.message)
-            return self._context
+        return self._contexts.newest().wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
 
 
 def reason(error: OSError) -> str:
@@ -69,11 +51,11 @@ def _context(files: Files, content: Content) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # what is older is broken (RFC 8996)
     context.options |= ssl.OP_NO_RENEGOTIATION  # a client could have us compute for nothing
     context.set_alpn_protocols(["http/1.1"])
-    try:
+    ca_name, cert_name, _ = files.settings
+    with naming(cert_name, files.cert):
         context.load_cert_chain(files.cert, files.key)
-        if content.ca:
+    if content.ca:
+        with naming(ca_name, files.ca):
             context.load_verify_locations(cadata=content.ca.decode("ascii", "ignore"))
-            context.verify_mode = ssl.CERT_REQUIRED
-    except (OSError, ValueError) as error:  # the files were checked: they have changed meanwhile, or are too weak
-        raise errors.UsageError(f"ORDERSYS_{files.settings[1].upper()}: {files.cert}: {error}") from error
+        context.verify_mode = ssl.CERT_REQUIRED
     return context

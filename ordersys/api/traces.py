@@ -3,8 +3,9 @@
 from flask import Flask, Response, g, request
 
 from ordersys.api import http
-from ordersys.core import ids, spans
-from ordersys.core.tracing import Tracing
+from ordersys.core import ids
+from ordersys.core.watch import spans
+from ordersys.core.watch.tracing import Tracing
 
 
 def register(app: Flask, tracing: Tracing) -> None:

@@ -11,9 +11,9 @@ from flask import g, has_app_context
 from ordersys.api.breaker import Breaker, LeftAlone
 from ordersys.api.metrics import Metrics
 from ordersys.core import errors
-from ordersys.core.channel import Channel, Method
-from ordersys.core.readiness import ASK_SECONDS
+from ordersys.core.rpc.channel import Channel, Method
 from ordersys.core.v1 import order_pb2, product_pb2
+from ordersys.core.watch.readiness import ASK_SECONDS
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")

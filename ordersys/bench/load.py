@@ -13,7 +13,7 @@ from typing import Protocol
 
 from ordersys.bench.plan import Placed, Plan, Seen, Via
 from ordersys.core import errors, ids
-from ordersys.core.channel import AsyncChannel
+from ordersys.core.rpc.channel import AsyncChannel
 from ordersys.core.tls import kept
 from ordersys.core.v1 import order_pb2, product_pb2, product_pb2_grpc
 

@@ -15,7 +15,7 @@ from typing import IO, Self
 
 from ordersys import settings
 from ordersys.core import errors, topology
-from ordersys.core.channel import Channel
+from ordersys.core.rpc.channel import Channel
 
 START_SECONDS = 60.0
 _STOP_SECONDS = 20.0

@@ -20,7 +20,7 @@ from ordersys.broker.rabbitmq_consumer import RabbitSubscription
 from ordersys.broker.rabbitmq_depths import RabbitDepths
 from ordersys.broker.rabbitmq_link import lost
 from ordersys.broker.rabbitmq_publisher import RabbitPublisher
-from ordersys.broker.rabbitmq_tls import Options, Tls
+from ordersys.broker.rabbitmq_tls import Options, contexts
 from ordersys.broker.rabbitmq_topology import DIFFERS, NOT_FOUND, REFUSED, declare, inspect, missing
 from ordersys.core import errors
 from ordersys.core.tls import Files
@@ -50,7 +50,7 @@ class RabbitBroker:
     def __init__(self, url: str, files: Files = _NO_FILES) -> None:
         self._parameters = _parameters(url)
         if url.startswith("amqps:") and "ssl_options" not in _query(url):
-            self._parameters.ssl_options = Options(Tls(files))
+            self._parameters.ssl_options = Options(contexts(files))
         self._address = f"{self._parameters.host}:{self._parameters.port}"
         self._topologies: list[Topology] = []
         self._parts = broker.Parts()

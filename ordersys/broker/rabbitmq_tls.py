@@ -1,18 +1,13 @@
 """TLS to RabbitMQ: a context for each new connection, from files that are looked at again, and what its faults mean."""
 
-import logging
 import re
 import socket
 import ssl
-import threading
 
 from pika import SSLOptions
 from pika.connection import Parameters
 
-from ordersys.core import errors
-from ordersys.core.tls import Content, Files, Kept
-
-logger = logging.getLogger(__name__)
+from ordersys.core.tls import Content, Contexts, Files, naming
 
 _OURS = "ORDERSYS_BROKER_CERT_FILE and ORDERSYS_BROKER_KEY_FILE name ours"
 _REASONS = (
@@ -27,27 +22,12 @@ _REASONS = (
 _UNKNOWN_CA = ("self-signed certificate", "self signed certificate", "unable to get local issuer certificate")
 
 
-class Tls:
-    """What connections are made with: at least TLS 1.2, and a broker whose certificate names the host we call."""
+def contexts(files: Files) -> Contexts:
+    """What connections are made with: at least TLS 1.2, and a broker whose certificate names the host we call.
 
-    def __init__(self, files: Files) -> None:
-        """Without a CA those of the system are trusted. Raises UsageError naming the setting whose file is wrong."""
-        self._kept = Kept(files)
-        self._content = self._kept.current()
-        self._context = _context(files, self._content)
-        self._lock = threading.Lock()
-
-    def newest(self) -> ssl.SSLContext:
-        """From the files as they are now; where these are broken, as they were."""
-        content = self._kept.current()
-        with self._lock:
-            if content is not self._content:
-                self._content = content
-                try:
-                    self._context = _context(self._kept.files, content)
-                except errors.UsageError as error:
-                    logger.warning("%s; what was read before stays in use", error.message)
-            return self._context
+    Without a CA those of the system are trusted. Raises UsageError naming the setting whose file is wrong.
+    """
+    return Contexts(files, lambda content: _context(files, content))
 
 
 class Options(SSLOptions):
@@ -55,7 +35,7 @@ class Options(SSLOptions):
 
     __slots__ = ("_tls",)
 
-    def __init__(self, tls: Tls) -> None:
+    def __init__(self, tls: Contexts) -> None:
         self._tls = tls
         self.server_hostname = None
 
@@ -101,14 +81,10 @@ def refusal(parameters: Parameters, seconds: float = 2.0) -> str:
 
 def _context(files: Files, content: Content) -> ssl.SSLContext:
     ca_name, cert_name, _ = files.settings
-    try:
+    with naming(ca_name, files.ca):
         context = ssl.create_default_context(cadata=content.ca.decode("ascii", "ignore") or None)
-    except (OSError, ValueError) as error:
-        raise errors.UsageError(f"ORDERSYS_{ca_name.upper()}: {files.ca}: {error}") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # what is older is broken (RFC 8996)
-    try:
-        if files.cert:
+    if files.cert:
+        with naming(cert_name, files.cert):
             context.load_cert_chain(files.cert, files.key)
-    except (OSError, ValueError) as error:  # the files were checked: they have changed meanwhile, or are too weak
-        raise errors.UsageError(f"ORDERSYS_{cert_name.upper()}: {files.cert}: {error}") from error
     return context

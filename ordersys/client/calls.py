@@ -15,12 +15,12 @@ from typing import Any, Self, TypeVar
 
 from ordersys.core import errors, events, ids, pages, records
 from ordersys.core.backoff import Backoff
-from ordersys.core.channel import ROUTINE_SECONDS, Channel
 from ordersys.core.events import Change, Event, Logged
 from ordersys.core.records import Order, Product, Status, StockAudit, StockMove
+from ordersys.core.rpc.channel import ROUTINE_SECONDS, Channel
 from ordersys.core.tls import Kept
-from ordersys.core.tracing import Tracing
 from ordersys.core.v1 import order_pb2, order_pb2_grpc, product_pb2, product_pb2_grpc
+from ordersys.core.watch.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 

@@ -271,7 +271,7 @@ def _orders(context: typer.Context) -> "Iterator[Orders]":
     """Both services, and the trace that all of a command's calls belong to."""
     from ordersys import settings
     from ordersys.client.calls import Orders
-    from ordersys.core.traces import Traces
+    from ordersys.core.watch.traces import Traces
 
     chosen = settings.load(context.obj)
     traces = Traces(chosen.traces)

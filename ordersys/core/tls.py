@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING
 from ordersys.core import errors
 
 if TYPE_CHECKING:
+    import ssl  # half a dozen milliseconds that most commands need not spend
+
     from cryptography.x509 import Certificate
 
 logger = logging.getLogger(__name__)
@@ -105,6 +108,39 @@ class Kept:
         else:
             files = ", ".join(file for _, file in self.files.named)
             logger.info("certificates were read again, good for new connections: %s", files)
+
+
+class Contexts:
+    """What Python's ssl makes connections secure with, made again when the files have changed; for any thread."""
+
+    def __init__(self, files: Files, build: "Callable[[Content], ssl.SSLContext]") -> None:
+        """`build` raises UsageError, as this does when a file is missing or wrong."""
+        self._kept = Kept(files)
+        self._build = build
+        self._content = self._kept.current()
+        self._context = build(self._content)
+        self._lock = threading.Lock()
+
+    def newest(self) -> "ssl.SSLContext":
+        """From the files as they are now; where these are broken, as they were."""
+        content = self._kept.current()
+        with self._lock:
+            if content is not self._content:
+                self._content = content
+                try:
+                    self._context = self._build(content)
+                except errors.UsageError as error:
+                    logger.warning("%s; what was read before stays in use", error.message)
+            return self._context
+
+
+@contextmanager
+def naming(setting: str, file: str) -> Iterator[None]:
+    """What OpenSSL has against a file that was checked before becomes a UsageError that names it and its setting."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # it has changed meanwhile, or is too weak
+        raise errors.UsageError(f"{_variable(setting)}: {file}: {error}") from error
 
 
 def kept(files: Files) -> Kept | None:

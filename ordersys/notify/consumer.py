@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ordersys.broker.broker import Broker, Delivery, Subscription
-from ordersys.core import display, errors, events, ids, spans, topology
+from ordersys.core import display, errors, events, ids, topology
 from ordersys.core.backoff import Backoff
 from ordersys.core.events import Event
-from ordersys.core.metrics import Registry
 from ordersys.core.topology import Queue, Topology
-from ordersys.core.tracing import Span, Tracing
+from ordersys.core.watch import spans
+from ordersys.core.watch.metrics import Registry
+from ordersys.core.watch.tracing import Span, Tracing
 from ordersys.notify.inbox import Attempt
 from ordersys.notify.metrics import NotifierMetrics
 from ordersys.notify.sinks import Sink, SinkClosed

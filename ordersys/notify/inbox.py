@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from ordersys.core.database import TEXT, Database, upsert
-from ordersys.core.migrations import Chain
-from ordersys.core.roles import Right
-from ordersys.core.statement import Statement, among, listed
+from ordersys.core.storage.database import TEXT, Database, upsert
+from ordersys.core.storage.migrations import Chain
+from ordersys.core.storage.roles import Right
+from ordersys.core.storage.statement import Statement, among, listed
 
 RIGHTS = (
     Right("notify_inbox", "SELECT, INSERT, DELETE"),

@@ -2,7 +2,7 @@
 
 import time
 
-from ordersys.core.metrics import LAG_SECONDS, SIZES, Registry
+from ordersys.core.watch.metrics import LAG_SECONDS, SIZES, Registry
 
 
 class NotifierMetrics:

@@ -45,7 +45,7 @@ def health(
 
 
 def _grpc(settings: "Settings", name: str, address: str | None, timeout: float) -> tuple[str, list[str]]:
-    from ordersys.core.channel import Channel
+    from ordersys.core.rpc.channel import Channel
 
     role = name.removesuffix("-service")
     where = address or _own(getattr(settings, f"{role}_bind"), getattr(settings, f"{role}_address"))

@@ -11,7 +11,7 @@ from ordersys.operate.printing import Json
 from ordersys.operate.setup import BrokerUrl
 
 if TYPE_CHECKING:
-    from ordersys.core.roles import Place
+    from ordersys.core.storage.roles import Place
     from ordersys.core.topology import Queue
     from ordersys.settings import Settings
 
@@ -85,7 +85,7 @@ def db_permissions(
 ) -> None:
     """Print the SQL that makes one PostgreSQL role per service, with the least it needs, and one that owns all."""
     from ordersys import settings
-    from ordersys.core import roles
+    from ordersys.core.storage import roles
 
     places = _places(settings.load(), service or [])
     services = [each.name for place in places for each in place.services]
@@ -111,8 +111,8 @@ def _places(chosen: "Settings", only: list[str]) -> "list[Place]":
     """The PostgreSQL databases of the settings with their services; raises UsageError where there are none."""
     from ordersys import databases
     from ordersys.core import errors
-    from ordersys.core.database import postgres_place
-    from ordersys.core.roles import Place, Service
+    from ordersys.core.storage.database import postgres_place
+    from ordersys.core.storage.roles import Place, Service
 
     chains = databases.chains(chosen)
     if unknown := set(only) - {name for name, *_ in chains}:

@@ -33,8 +33,8 @@ def config(as_json: Json = False) -> None:
 def db_upgrade(as_json: Json = False) -> None:
     """Bring every schema to the newest revision."""
     from ordersys import databases, settings
-    from ordersys.core import migrations
-    from ordersys.core.database import Database
+    from ordersys.core.storage import migrations
+    from ordersys.core.storage.database import Database
 
     done = {}
     for service, url, chain in databases.chains(settings.load()):
@@ -50,8 +50,8 @@ def db_upgrade(as_json: Json = False) -> None:
 def db_current(as_json: Json = False) -> None:
     """Print the revision of every schema and the newest there is; exit code 1 when they differ."""
     from ordersys import databases, settings
-    from ordersys.core import migrations
-    from ordersys.core.database import Database
+    from ordersys.core.storage import migrations
+    from ordersys.core.storage.database import Database
 
     found = {}
     for service, url, chain in databases.chains(settings.load()):

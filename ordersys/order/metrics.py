@@ -8,8 +8,8 @@ from typing import Protocol
 
 from ordersys.core import errors
 from ordersys.core.events import Change
-from ordersys.core.measured import BatchMetrics
-from ordersys.core.metrics import Registry
+from ordersys.core.watch.measured import BatchMetrics
+from ordersys.core.watch.metrics import Registry
 from ordersys.order.flow import Depths
 
 LOOK_SECONDS = 2.0

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ordersys.broker.broker import Broker, Message, Outcome
-from ordersys.core import errors, events, spans
+from ordersys.core import errors, events
 from ordersys.core.backoff import Backoff
-from ordersys.core.metrics import Registry
 from ordersys.core.topology import Topology, routes
-from ordersys.core.tracing import Span, Tracing
+from ordersys.core.watch import spans
+from ordersys.core.watch.metrics import Registry
+from ordersys.core.watch.tracing import Span, Tracing
 from ordersys.order.store import Unsent
 
 logger = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ from typing import Protocol
 from ordersys.core import errors, ids, pages
 from ordersys.core.batch import Batcher, Entry
 from ordersys.core.events import Change, Event, Logged
-from ordersys.core.metrics import Registry
 from ordersys.core.records import Order, Status
+from ordersys.core.watch.metrics import Registry
 from ordersys.order import model
 from ordersys.order.flow import Depths, Flow, Gauge
 from ordersys.order.metrics import OrderMetrics

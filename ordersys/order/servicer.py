@@ -5,11 +5,12 @@ from typing import Any
 
 from grpc import aio
 
-from ordersys.core import errors, events, fields, records, spans
+from ordersys.core import errors, events, fields, records
 from ordersys.core.events import Change
-from ordersys.core.server import traceparent
-from ordersys.core.tracing import Tracing
+from ordersys.core.rpc.server import traceparent
 from ordersys.core.v1 import order_pb2, order_pb2_grpc
+from ordersys.core.watch import spans
+from ordersys.core.watch.tracing import Tracing
 from ordersys.order import model
 from ordersys.order.model import Accepted, Outcome, Refused, Settle, Void
 from ordersys.order.service import OrderService

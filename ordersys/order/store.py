@@ -7,12 +7,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ordersys.core import errors, events, migrations
-from ordersys.core.database import Database
+from ordersys.core import errors, events
 from ordersys.core.events import Change, Event, Logged
 from ordersys.core.records import Line, Order, Status
 from ordersys.core.seed import Seed
-from ordersys.core.statement import Statement, among, listed
+from ordersys.core.storage import migrations
+from ordersys.core.storage.database import Database
+from ordersys.core.storage.statement import Statement, among, listed
 from ordersys.order import model
 from ordersys.order.tables import RIGHTS, order_commands, order_events, order_outbox, order_sequence, orders
 

@@ -2,8 +2,8 @@
 
 import sqlalchemy as sa
 
-from ordersys.core.database import TEXT
-from ordersys.core.roles import Right
+from ordersys.core.storage.database import TEXT
+from ordersys.core.storage.roles import Right
 
 _SEQUENCE = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # the row id itself on SQLite
 

@@ -5,12 +5,13 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from ordersys.core import errors, records, spans
-from ordersys.core.channel import AsyncChannel
-from ordersys.core.readiness import ASK_SECONDS
+from ordersys.core import errors, records
+from ordersys.core.rpc.channel import AsyncChannel
 from ordersys.core.tls import Kept
-from ordersys.core.tracing import Tracing
 from ordersys.core.v1 import order_pb2, order_pb2_grpc
+from ordersys.core.watch import spans
+from ordersys.core.watch.readiness import ASK_SECONDS
+from ordersys.core.watch.tracing import Tracing
 from ordersys.product import model
 from ordersys.product.book import Answer
 

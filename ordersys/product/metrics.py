@@ -6,8 +6,8 @@ from typing import Protocol
 from prometheus_client import Counter
 
 from ordersys.core import errors
-from ordersys.core.measured import BatchMetrics
-from ordersys.core.metrics import Registry
+from ordersys.core.watch.measured import BatchMetrics
+from ordersys.core.watch.metrics import Registry
 from ordersys.product.model import Fate
 
 LOOK_SECONDS = 2.0

@@ -14,9 +14,9 @@ from typing import Protocol
 from ordersys.core import errors, fields, ids, pages
 from ordersys.core.batch import Batcher, Entry
 from ordersys.core.display import counted
-from ordersys.core.metrics import Registry
 from ordersys.core.records import Product, StockAudit, StockMove
 from ordersys.core.v1 import order_pb2
+from ordersys.core.watch.metrics import Registry
 from ordersys.product import authority, model
 from ordersys.product.metrics import ProductMetrics
 

@@ -8,7 +8,7 @@ from grpc import aio
 
 from ordersys.core import fields, ids
 from ordersys.core.records import product_to_proto, timestamp
-from ordersys.core.server import traceparent
+from ordersys.core.rpc.server import traceparent
 from ordersys.core.v1 import order_pb2, product_pb2, product_pb2_grpc
 from ordersys.product import model
 from ordersys.product.service import ProductService

@@ -7,11 +7,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ordersys.core import errors, migrations
-from ordersys.core.database import Database, upsert
+from ordersys.core import errors
 from ordersys.core.records import Order, Product, Status, StockAudit, StockMove
 from ordersys.core.seed import Seed
-from ordersys.core.statement import Statement, among, listed
+from ordersys.core.storage import migrations
+from ordersys.core.storage.database import Database, upsert
+from ordersys.core.storage.statement import Statement, among, listed
 from ordersys.product import model
 from ordersys.product.book import Answer, Book, KeyRecord, Kind, Move, Quantities, Reservation
 from ordersys.product.tables import RIGHTS, idempotency_keys, products, reservations, stock_ledger

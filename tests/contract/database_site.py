@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import sqlalchemy as sa
 
-from ordersys.core.database import TEXT, Database
+from ordersys.core.storage.database import TEXT, Database
 
 metadata = sa.MetaData()
 counters = sa.Table(

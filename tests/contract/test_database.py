@@ -16,7 +16,7 @@ from contract.database_site import add, at_once, counters, filled, insert, parts
 from sqlalchemy import event, exc
 
 from ordersys.core import errors
-from ordersys.core.database import Database, upsert
+from ordersys.core.storage.database import Database, upsert
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def test_many_threads_may_write_and_read_at_once(database: Database) -> None:
 WRITER = """
 import sys
 import sqlalchemy as sa
-from ordersys.core.database import Database
+from ordersys.core.storage.database import Database
 
 database = Database(sys.argv[1])
 

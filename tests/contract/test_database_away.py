@@ -13,7 +13,7 @@ from contract.database_site import add, at_once, counters, filled, value
 from sqlalchemy import event
 
 from ordersys.core import errors
-from ordersys.core.database import Database
+from ordersys.core.storage.database import Database
 
 
 @pytest.fixture

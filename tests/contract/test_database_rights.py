@@ -18,8 +18,9 @@ from faults.nodes import PostgresCluster
 
 from ordersys import databases
 from ordersys.api.store import KeyStore
-from ordersys.core import errors, ids, migrations
-from ordersys.core.database import Database, NotPermitted
+from ordersys.core import errors, ids
+from ordersys.core.storage import migrations
+from ordersys.core.storage.database import Database, NotPermitted
 from ordersys.core.tls import Files
 from ordersys.settings import Settings
 

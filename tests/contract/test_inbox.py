@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from ordersys.core import errors, ids, migrations
-from ordersys.core.database import Database
+from ordersys.core import errors, ids
+from ordersys.core.storage import migrations
+from ordersys.core.storage.database import Database
 from ordersys.notify.inbox import CHAIN, Inbox, notify_inbox
 
 ROLE = "notify"

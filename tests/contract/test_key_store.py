@@ -17,8 +17,9 @@ from ordersys.api.keyring import KeyRing
 from ordersys.api.keys import Scope
 from ordersys.api.store import CHAIN, KeyStore
 from ordersys.api.tables import api_keys
-from ordersys.core import errors, ids, migrations
-from ordersys.core.database import Database
+from ordersys.core import errors, ids
+from ordersys.core.storage import migrations
+from ordersys.core.storage.database import Database
 
 QUICK = replace(keyring.PATIENCE, fresh=0.2, pause=0.0)
 WRONG = "x" * 43

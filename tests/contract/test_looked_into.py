@@ -10,9 +10,10 @@ import pytest
 import sqlalchemy as sa
 from integration.grpc_site import taken_port
 
-from ordersys.core import errors, looked_into
-from ordersys.core.database import Database
-from ordersys.core.looked_into import LookedInto, Missing
+from ordersys.core import errors
+from ordersys.core.storage import looked_into
+from ordersys.core.storage.database import Database
+from ordersys.core.storage.looked_into import LookedInto, Missing
 
 
 @contextmanager

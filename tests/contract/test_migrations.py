@@ -14,9 +14,10 @@ import servers
 import sqlalchemy as sa
 
 import ordersys
-from ordersys.core import errors, migrations
-from ordersys.core.database import Database
-from ordersys.core.migrations import Chain
+from ordersys.core import errors
+from ordersys.core.storage import migrations
+from ordersys.core.storage.database import Database
+from ordersys.core.storage.migrations import Chain
 
 ROOMS = ("product", "order", "notify", "api")
 
@@ -77,7 +78,7 @@ def test_where_nothing_is_to_be_migrated_alembic_is_not_loaded(
     """It takes a quarter of the time of a start."""
     migrations.upgrade(database, chain)
     program = (
-        "import sys; from ordersys.core import database, migrations;"
+        "import sys; from ordersys.core.storage import database, migrations;"
         f"print(migrations.upgrade(database.Database({database_url!r}), migrations.Chain({chain.package!r})));"
         "print('alembic' in sys.modules)"
     )
@@ -196,8 +197,8 @@ def test_the_services_may_share_one_database(database: Database) -> None:
 
 UPGRADE = """
 import sys
-from ordersys.core import migrations
-from ordersys.core.database import Database
+from ordersys.core.storage import migrations
+from ordersys.core.storage.database import Database
 database = Database(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()

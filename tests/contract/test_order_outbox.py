@@ -2,10 +2,11 @@
 
 import asyncio
 
-from ordersys.core import ids, migrations
-from ordersys.core.database import Database
+from ordersys.core import ids
 from ordersys.core.events import Change
 from ordersys.core.records import Line
+from ordersys.core.storage import migrations
+from ordersys.core.storage.database import Database
 from ordersys.order.model import Command
 from ordersys.order.store import CHAIN, OrderStore
 

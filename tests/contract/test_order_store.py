@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from ordersys.core import errors, events, ids, migrations
-from ordersys.core.database import Database
+from ordersys.core import errors, events, ids
 from ordersys.core.events import Change
 from ordersys.core.records import Line, Order, Status
 from ordersys.core.seed import Seed
+from ordersys.core.storage import migrations
+from ordersys.core.storage.database import Database
 from ordersys.order import model, store
 from ordersys.order.model import Accepted, Command, Refused, Settle, Void
 from ordersys.order.store import CHAIN, OrderStore

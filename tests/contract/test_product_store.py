@@ -6,10 +6,11 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from ordersys.core import errors, ids, migrations
-from ordersys.core.database import Database
+from ordersys.core import errors, ids
 from ordersys.core.records import Line, Order, Product, Status
 from ordersys.core.seed import Seed
+from ordersys.core.storage import migrations
+from ordersys.core.storage.database import Database
 from ordersys.product import model, store
 from ordersys.product.model import Fate, Settlement, Wanted
 from ordersys.product.store import CHAIN, ProductStore

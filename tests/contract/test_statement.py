@@ -6,8 +6,8 @@ from contextlib import closing
 import pytest
 import sqlalchemy as sa
 
-from ordersys.core.database import TEXT, Database
-from ordersys.core.statement import Statement, among, listed
+from ordersys.core.storage.database import TEXT, Database
+from ordersys.core.storage.statement import Statement, among, listed
 
 words = sa.Table(
     "words",

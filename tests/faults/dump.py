@@ -18,8 +18,8 @@ from e2e.processes import Backend, free_port, until
 from faults.fleet import Fleet
 from faults.once import asking, placings
 
-from ordersys.core import migrations
-from ordersys.core.database import Database
+from ordersys.core.storage import migrations
+from ordersys.core.storage.database import Database
 
 ROOMS = ("product", "order", "notify")
 DRAWN = {("stock_ledger", "id"), ("notify_failures", "id")}

@@ -11,9 +11,10 @@ import time
 from collections import Counter
 
 from ordersys import logs, settings, wiring
-from ordersys.core import migrations, topology
-from ordersys.core.database import Database
+from ordersys.core import topology
 from ordersys.core.events import Event
+from ordersys.core.storage import migrations
+from ordersys.core.storage.database import Database
 from ordersys.notify import inbox
 from ordersys.notify.consumer import Notifier
 

@@ -10,8 +10,8 @@ from e2e.processes import Backend
 from faults.books import Write
 
 from ordersys.core import errors, records
-from ordersys.core.channel import Channel
 from ordersys.core.records import Order
+from ordersys.core.rpc.channel import Channel
 from ordersys.core.v1 import order_pb2, product_pb2, product_pb2_grpc
 
 

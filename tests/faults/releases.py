@@ -5,7 +5,7 @@ from pathlib import Path
 
 import ordersys
 from ordersys import settings
-from ordersys.core import migrations
+from ordersys.core.storage import migrations
 
 _MIGRATIONS = {
     "product": """

@@ -9,10 +9,11 @@ from typing import Any
 import sqlalchemy as sa
 from faults.steps import Steps
 
-from ordersys.core import errors, migrations
-from ordersys.core.database import Database
+from ordersys.core import errors
 from ordersys.core.records import Line, Order, Product, Status
 from ordersys.core.seed import Seed
+from ordersys.core.storage import migrations
+from ordersys.core.storage.database import Database
 from ordersys.notify import inbox
 from ordersys.order import store as order_store
 from ordersys.order import tables as order_tables

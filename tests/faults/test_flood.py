@@ -24,7 +24,7 @@ from ordersys.core.v1 import order_pb2, product_pb2
 SOON = 5.0
 """Seconds in which anybody else is answered meanwhile."""
 MOST_MB = 400
-"""How much a process may grow: its calls in flight 256 MiB, untaken answers 128 MiB (core/limits.py), and a little."""
+"""How much a process may grow: its calls in flight 256 MiB, untaken answers 128 MiB (core/rpc/limits.py), a little."""
 READS_SECONDS = 60.0
 """The same behind a thousand of the largest pages, which are all read from the database before."""
 LITTLE_MB = 100

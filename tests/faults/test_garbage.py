@@ -19,7 +19,8 @@ from faults import crowd, figures
 from faults.crowd import Site
 
 from ordersys.api.connection import Patience
-from ordersys.core import errors, status
+from ordersys.core import errors
+from ordersys.core.rpc import status
 from ordersys.core.v1 import product_pb2
 
 PATIENCE = Patience()

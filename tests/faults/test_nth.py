@@ -17,9 +17,10 @@ from faults.shop import live
 from faults.steps import Hurt, Steps
 from faults.stores import CHAINS, NOW, SEED, Pair, Stores
 
-from ordersys.core import errors, migrations
-from ordersys.core.database import Database
+from ordersys.core import errors
 from ordersys.core.seed import Seed
+from ordersys.core.storage import migrations
+from ordersys.core.storage.database import Database
 
 WAYS = (Hurt.REFUSED, Hurt.ANSWER_LOST, Hurt.CRASH)
 

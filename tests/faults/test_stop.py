@@ -19,8 +19,8 @@ from faults.once import asking, placings
 
 from ordersys.client.calls import Orders
 from ordersys.core import errors
-from ordersys.core.channel import Channel
 from ordersys.core.records import STATUS_TO_PROTO, Order, Status
+from ordersys.core.rpc.channel import Channel
 from ordersys.core.v1 import order_pb2, order_pb2_grpc
 
 GRACE_SECONDS = 10

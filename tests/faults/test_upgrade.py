@@ -12,7 +12,7 @@ from faults import dump, figures, releases
 from faults.fleet import SERVICES, Fleet
 from faults.load import Load
 
-from ordersys.core.database import Database
+from ordersys.core.storage.database import Database
 
 Stored = dict[str, list[dict[str, Any]]]
 """Rows by table."""

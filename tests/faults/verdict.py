@@ -9,9 +9,9 @@ from e2e.processes import Backend, Role, until
 from faults.books import Books, Write
 
 from ordersys.client.calls import MAX_PAGE, Orders
-from ordersys.core.database import Database
 from ordersys.core.events import Change, Event
 from ordersys.core.records import Order
+from ordersys.core.storage.database import Database
 from ordersys.notify.inbox import notify_inbox
 
 SETTLE_SECONDS = 60.0

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import grpc
 from grpc import aio
 
-from ordersys.core import server
-from ordersys.core.channel import AsyncChannel, Channel
-from ordersys.core.limits import Limits
-from ordersys.core.server import GrpcServer
+from ordersys.core.rpc import server
+from ordersys.core.rpc.channel import AsyncChannel, Channel
+from ordersys.core.rpc.limits import Limits
+from ordersys.core.rpc.server import GrpcServer
 from ordersys.core.v1 import order_pb2, order_pb2_grpc
 
 SERVICE = "ordersys.core.v1.OrderService"

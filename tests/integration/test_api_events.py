@@ -21,8 +21,8 @@ from ordersys.api.feed import Feed
 from ordersys.api.server import ApiServer
 from ordersys.api.tap import Limits
 from ordersys.core import events, pages
-from ordersys.core.channel import Channel
 from ordersys.core.events import Change
+from ordersys.core.rpc.channel import Channel
 from ordersys.core.v1 import order_pb2, order_pb2_grpc, product_pb2_grpc
 
 QUICK = Limits(heartbeat=60, pace=0.01, look=0.1, linger=0.2, deadline=2.0)

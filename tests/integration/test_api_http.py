@@ -22,7 +22,7 @@ from ordersys.api.app import create_app
 from ordersys.api.connection import Patience
 from ordersys.api.server import ApiServer
 from ordersys.core import errors
-from ordersys.core.channel import Channel
+from ordersys.core.rpc.channel import Channel
 
 BODY: dict[str, Any] = {"customer_id": "c-1", "lines": [{"product_id": "1", "quantity": 2}]}
 ORDERS = "/api/v1/orders"

@@ -10,9 +10,10 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from integration.grpc_site import SERVICE, Site, raises, run, site
 
-from ordersys.core import call_log, errors, ids
-from ordersys.core.call_log import CallLog
-from ordersys.core.server import Call
+from ordersys.core import errors, ids
+from ordersys.core.rpc import call_log
+from ordersys.core.rpc.call_log import CallLog
+from ordersys.core.rpc.server import Call
 from ordersys.core.v1 import order_pb2
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -11,12 +11,13 @@ import pytest
 from fake_services import FakeServices, until
 
 from ordersys.client.calls import Adjusted, Answer, Orders
-from ordersys.core import errors, ids, status
+from ordersys.core import errors, ids
 from ordersys.core.backoff import Backoff
-from ordersys.core.channel import Channel
 from ordersys.core.errors import FieldViolation
 from ordersys.core.events import Change, Event
 from ordersys.core.records import Line, Status
+from ordersys.core.rpc import status
+from ordersys.core.rpc.channel import Channel
 from ordersys.core.v1 import order_pb2
 
 

@@ -15,8 +15,8 @@ from ordersys import databases as stores
 from ordersys import settings, wiring
 from ordersys.broker.broker import Depth, Message, Outcome
 from ordersys.core import ids, topology
-from ordersys.core.database import Database
-from ordersys.core.looked_into import PostgresFacts
+from ordersys.core.storage.database import Database
+from ordersys.core.storage.looked_into import PostgresFacts
 from ordersys.operate.doctor import databases, queues
 from ordersys.operate.doctor.findings import Check, Finding, Level, examine
 from ordersys.settings import Settings
@@ -45,7 +45,7 @@ def used(chosen: Settings) -> Settings:
 
 def upgraded(chosen: Settings, service: str, work: Callable[[sa.Connection], object]) -> None:
     """Something done to a service's database, which has the newest schema."""
-    from ordersys.core import migrations
+    from ordersys.core.storage import migrations
 
     [(url, chain)] = [(url, chain) for name, url, chain in stores.chains(chosen) if name == service]
     with closing(Database(url)) as database:

@@ -15,8 +15,8 @@ from grpc_status import rpc_status
 from integration.grpc_site import Site, forever, raises, run, site
 
 from ordersys.core import errors
-from ordersys.core.channel import Channel
 from ordersys.core.errors import FieldViolation
+from ordersys.core.rpc.channel import Channel
 from ordersys.core.v1 import order_pb2, order_pb2_grpc
 
 ERRORS: list[errors.OrdersysError] = [

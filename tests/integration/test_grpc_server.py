@@ -13,11 +13,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from integration.grpc_site import SERVICE, Orders, Site, forever, new_server, raises, run, site, slow_road, taken_port
 
-from ordersys.core import errors, ids, server
-from ordersys.core.channel import AsyncChannel, Channel
-from ordersys.core.limits import Limits
-from ordersys.core.readiness import State
+from ordersys.core import errors, ids
+from ordersys.core.rpc import server
+from ordersys.core.rpc.channel import AsyncChannel, Channel
+from ordersys.core.rpc.limits import Limits
 from ordersys.core.v1 import order_pb2, order_pb2_grpc
+from ordersys.core.watch.readiness import State
 
 # --- listening --------------------------------------------------------------------------------------------------
 

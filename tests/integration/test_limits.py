@@ -29,9 +29,9 @@ from http2_frames import (
 from integration.grpc_site import SERVICE, Orders, Site, forever, run, site
 
 from ordersys.core import errors
-from ordersys.core.channel import AsyncChannel
-from ordersys.core.limits import CALL_BYTES, Limits
-from ordersys.core.server import GrpcServer
+from ordersys.core.rpc.channel import AsyncChannel
+from ordersys.core.rpc.limits import CALL_BYTES, Limits
+from ordersys.core.rpc.server import GrpcServer
 from ordersys.core.v1 import order_pb2, order_pb2_grpc
 
 GET = f"/{SERVICE}/GetOrder"

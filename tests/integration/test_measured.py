@@ -16,11 +16,11 @@ from integration.test_settlement import System
 from integration.test_settlement import run as run_story
 
 from ordersys.core import errors
-from ordersys.core.channel import AsyncChannel
-from ordersys.core.measured import CallMetrics
-from ordersys.core.metrics import Registry
-from ordersys.core.server import GrpcServer
+from ordersys.core.rpc.channel import AsyncChannel
+from ordersys.core.rpc.server import GrpcServer
 from ordersys.core.v1 import order_pb2, order_pb2_grpc
+from ordersys.core.watch.measured import CallMetrics
+from ordersys.core.watch.metrics import Registry
 from ordersys.order.metrics import OrderMetrics
 from ordersys.order.service import OrderService
 from ordersys.order.servicer import OrderServicer

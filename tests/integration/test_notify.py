@@ -15,9 +15,10 @@ from ordersys.broker import broker as protocol
 from ordersys.broker.broker import Broker, Message, Outcome
 from ordersys.broker.rabbitmq import RabbitBroker
 from ordersys.broker.sqlite import SqliteBroker
-from ordersys.core import events, migrations, topology
-from ordersys.core.database import Database
+from ordersys.core import events, topology
 from ordersys.core.events import Event
+from ordersys.core.storage import migrations
+from ordersys.core.storage.database import Database
 from ordersys.core.topology import Binding, Queue
 from ordersys.notify.consumer import Counts, Notifier
 from ordersys.notify.inbox import CHAIN, Inbox

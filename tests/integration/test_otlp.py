@@ -9,7 +9,7 @@ import pytest
 from collector import Recorder, collecting
 from fake_services import until
 
-from ordersys.core.otlp import Export
+from ordersys.core.watch.otlp import Export
 
 
 class Moody:

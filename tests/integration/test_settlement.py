@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from ordersys.core import errors, ids, migrations
-from ordersys.core.database import Database
+from ordersys.core import errors, ids
 from ordersys.core.records import Product, Status
 from ordersys.core.seed import Seed
+from ordersys.core.storage import migrations
+from ordersys.core.storage.database import Database
 from ordersys.core.v1 import order_pb2
 from ordersys.order import store as order_store
 from ordersys.order.service import OrderService

@@ -16,9 +16,10 @@ from certificates import EXPIRED, Authority
 from fake_services import FakeServices
 from integration.grpc_site import SERVICE, Orders, run
 
-from ordersys.core import callers, errors
-from ordersys.core.channel import AsyncChannel, Channel
-from ordersys.core.server import GrpcServer
+from ordersys.core import errors
+from ordersys.core.rpc import callers
+from ordersys.core.rpc.channel import AsyncChannel, Channel
+from ordersys.core.rpc.server import GrpcServer
 from ordersys.core.tls import Content, Files, Kept, kept
 from ordersys.core.v1 import order_pb2, order_pb2_grpc, product_pb2
 

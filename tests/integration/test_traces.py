@@ -13,13 +13,15 @@ from fake_services import until
 from ordersys.broker.broker import Broker, Delivery, Message
 from ordersys.broker.rabbitmq import RabbitBroker
 from ordersys.broker.sqlite import SqliteBroker
-from ordersys.core import errors, events, ids, migrations, spans, topology
-from ordersys.core.database import Database
+from ordersys.core import errors, events, ids, topology
 from ordersys.core.events import Change, Event
 from ordersys.core.records import Line
-from ordersys.core.server import GrpcServer
-from ordersys.core.tracing import Tracing
+from ordersys.core.rpc.server import GrpcServer
+from ordersys.core.storage import migrations
+from ordersys.core.storage.database import Database
 from ordersys.core.v1 import order_pb2
+from ordersys.core.watch import spans
+from ordersys.core.watch.tracing import Tracing
 from ordersys.notify import inbox
 from ordersys.notify.consumer import Notifier
 from ordersys.notify.sinks import LogSink

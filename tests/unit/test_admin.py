@@ -9,10 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from ordersys.core import admin, errors
-from ordersys.core.admin import AdminServer
-from ordersys.core.metrics import Registry
-from ordersys.core.readiness import State
+from ordersys.core import errors
+from ordersys.core.watch import admin
+from ordersys.core.watch.admin import AdminServer
+from ordersys.core.watch.metrics import Registry
+from ordersys.core.watch.readiness import State
 
 
 @pytest.fixture

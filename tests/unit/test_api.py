@@ -10,7 +10,7 @@ from werkzeug.test import TestResponse
 from ordersys.api import problems
 from ordersys.api.app import MAX_BODY_BYTES, create_app
 from ordersys.core import errors
-from ordersys.core import status as grpc_status
+from ordersys.core.rpc import status as grpc_status
 
 BODY: dict[str, Any] = {"customer_id": "c-1", "lines": [{"product_id": "1", "quantity": 2}]}
 ORDERS = "/api/v1/orders"

@@ -19,8 +19,9 @@ from ordersys.api.keyring import KeyRing
 from ordersys.api.store import CHAIN, KeyStore
 from ordersys.api.tables import metadata
 from ordersys.api.tokens import PublicKeyFile, Tokens
-from ordersys.core import errors, fields, migrations
-from ordersys.core.database import Database
+from ordersys.core import errors, fields
+from ordersys.core.storage import migrations
+from ordersys.core.storage.database import Database
 
 LOOPBACK = "127.0.0.1:8080"
 ANYWHERE = "0.0.0.0:8080"

@@ -13,7 +13,7 @@ from ordersys.api.breaker import FAILURES, FIRST_SECONDS, MOST_SECONDS, Breaker,
 from ordersys.api.metrics import Metrics
 from ordersys.api.upstream import Upstream
 from ordersys.core import errors
-from ordersys.core.channel import Channel
+from ordersys.core.rpc.channel import Channel
 from ordersys.core.v1 import product_pb2, product_pb2_grpc
 
 

@@ -10,7 +10,7 @@ from ordersys.api.breaker import FAILURES
 from ordersys.api.metrics import Metrics
 from ordersys.api.upstream import Upstream
 from ordersys.core import errors
-from ordersys.core.readiness import Check, Readiness
+from ordersys.core.watch.readiness import Check, Readiness
 
 READY = {"status": "ready"}
 UNAVAILABLE = {"status": "unavailable"}

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from ordersys.core import errors
 from ordersys.core.batch import Batcher, Entry
-from ordersys.core.measured import BatchMetrics
-from ordersys.core.metrics import Registry
+from ordersys.core.watch.measured import BatchMetrics
+from ordersys.core.watch.metrics import Registry
 
 Number = Entry[int, int]
 T = TypeVar("T")

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from ordersys.core.grpc_log import Hearing
+from ordersys.core.rpc.grpc_log import Hearing
 
 HEAD = "I1122 03:47:43.637716   10165 handshaker.cc:155] "
 ARGS = (

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from ordersys.core import errors, fields
-from ordersys.core.limits import (
+from ordersys.core.rpc.limits import (
     CALL_BYTES,
     COPIES,
     METADATA_COPIES,

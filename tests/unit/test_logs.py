@@ -22,8 +22,8 @@ import ordersys
 from ordersys import logs
 from ordersys.api.app import create_app
 from ordersys.core import errors, ids
-from ordersys.core.call_log import CallLog
-from ordersys.core.server import Call
+from ordersys.core.rpc.call_log import CallLog
+from ordersys.core.rpc.server import Call
 from ordersys.core.v1 import order_pb2
 
 logger = logging.getLogger("ordersys.test")
@@ -372,7 +372,7 @@ def test_lines_of_several_threads_do_not_get_into_each_other(monkeypatch: pytest
 STRAY = """
 import atexit, logging, os, subprocess, sys
 from ordersys import logs
-from ordersys.core import grpc_log
+from ordersys.core.rpc import grpc_log
 atexit.register(lambda: print("last words", file=sys.stderr))  # when the log is over
 logs.set_up("info", "json", "s")
 logs.write_to(grpc_log.listen(handshakes=False, stray=logs.stray))
@@ -402,7 +402,7 @@ def test_what_libraries_write_to_stderr_become_lines_too() -> None:
 FLOOD = """
 import ctypes, logging
 from ordersys import logs
-from ordersys.core import grpc_log
+from ordersys.core.rpc import grpc_log
 logs.set_up("info", "json", "s")
 logs.write_to(grpc_log.listen(handshakes=False, stray=logs.stray))
 write = ctypes.PyDLL(None).write  # without letting another thread run, as a library in C may

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 
 import ordersys
-from ordersys.core.metrics import Registry
+from ordersys.core.watch.metrics import Registry
 
 
 def test_two_parts_of_one_kind_share_a_metric_and_labels_tell_them_apart() -> None:
@@ -78,7 +78,7 @@ def test_promtool_has_nothing_to_say_of_all_that_the_roles_count() -> None:
     if promtool is None:
         pytest.skip("no promtool here")
     from ordersys.api.metrics import Metrics
-    from ordersys.core.measured import CallMetrics
+    from ordersys.core.watch.measured import CallMetrics
     from ordersys.notify.metrics import NotifierMetrics
     from ordersys.order.metrics import OrderMetrics
     from ordersys.order.relay import RelayMetrics

@@ -14,9 +14,9 @@ from ordersys.broker.broker import Delivery
 from ordersys.core import errors, events, topology
 from ordersys.core.backoff import Backoff
 from ordersys.core.events import Change, Event
-from ordersys.core.metrics import Registry
 from ordersys.core.records import Line, Order, Status
 from ordersys.core.topology import NOTIFY_TOPIC, Queue, Topology
+from ordersys.core.watch.metrics import Registry
 from ordersys.notify.consumer import Counts, Notifier
 from ordersys.notify.inbox import Attempt
 from ordersys.notify.metrics import NotifierMetrics

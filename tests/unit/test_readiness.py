@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ordersys.core import errors
-from ordersys.core.readiness import Check, Readiness, State
+from ordersys.core.watch.readiness import Check, Readiness, State
 
 
 class Clock:

@@ -11,9 +11,9 @@ from collector import Recorder
 from ordersys.broker.broker import Message, Outcome, Subscription
 from ordersys.core import errors, topology
 from ordersys.core.events import Change
-from ordersys.core.metrics import Registry
 from ordersys.core.topology import Queue, Topology
-from ordersys.core.tracing import Tracing
+from ordersys.core.watch.metrics import Registry
+from ordersys.core.watch.tracing import Tracing
 from ordersys.order.relay import Relay, RelayMetrics, first_per_order
 from ordersys.order.store import Unsent
 

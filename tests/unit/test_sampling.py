@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from ordersys.core import errors
-from ordersys.core.sampling import keep_sampling
+from ordersys.core.watch.sampling import keep_sampling
 
 
 def sampled(sample: Callable[[], Awaitable[None]], interval: float, seconds: float) -> None:

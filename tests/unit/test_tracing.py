@@ -8,7 +8,7 @@ from collector import Recorder
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, TraceIdRatioBased
 
 from ordersys.core import errors, ids
-from ordersys.core.tracing import Tracing
+from ordersys.core.watch.tracing import Tracing
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-00"
@@ -120,7 +120,7 @@ def test_without_the_sdk_otlp_is_wrong_usage_that_names_the_extra(command: list[
 
 def test_who_makes_no_traces_does_not_import_the_sdk() -> None:
     program = (
-        "import sys; from ordersys import wiring; from ordersys.core.traces import Traces; "
+        "import sys; from ordersys import wiring; from ordersys.core.watch.traces import Traces; "
         "traces = Traces('off'); traces.open(); assert not traces.of('x').on; "
         "assert not [name for name in sys.modules if name.startswith('opentelemetry.sdk')]"
     )

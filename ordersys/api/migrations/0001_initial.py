@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from ordersys.core.database import TEXT
+from ordersys.core.storage.database import TEXT
 
 revision = "api_0001"
 down_revision = None

@@ -9,8 +9,8 @@ from ordersys.core.display import counted
 from ordersys.operate.doctor.findings import Check, Finding, ok, problem, warning
 
 if TYPE_CHECKING:
-    from ordersys.core.looked_into import LookedInto, PostgresFacts
-    from ordersys.core.migrations import Chain
+    from ordersys.core.storage.looked_into import LookedInto, PostgresFacts
+    from ordersys.core.storage.migrations import Chain
     from ordersys.settings import Settings
 
 _DAMAGE_SECONDS = 2.0
@@ -36,8 +36,8 @@ def checks(settings: "Settings") -> list[Check]:
 
 
 def _look(settings: "Settings", service: str, url: str, chain: "Chain", *, engine: bool) -> Iterator[Finding]:
-    from ordersys.core import migrations
-    from ordersys.core.looked_into import LookedInto, Missing
+    from ordersys.core.storage import migrations
+    from ordersys.core.storage.looked_into import LookedInto, Missing
 
     name = f"database {service}"
     try:
@@ -57,7 +57,7 @@ def _look(settings: "Settings", service: str, url: str, chain: "Chain", *, engin
 
 
 def _sqlite(name: str, database: "LookedInto") -> Iterator[Finding]:
-    from ordersys.core import looked_into
+    from ordersys.core.storage import looked_into
 
     facts = looked_into.sqlite_facts(database, _DAMAGE_SECONDS)
     what = f"{database.file}, SQLite, {facts.bytes / 1e6:.1f} MB"
@@ -73,7 +73,7 @@ def _sqlite(name: str, database: "LookedInto") -> Iterator[Finding]:
 
 
 def _postgres(name: str, database: "LookedInto") -> Iterator[Finding]:
-    from ordersys.core import looked_into
+    from ordersys.core.storage import looked_into
 
     facts = looked_into.postgres_facts(database)
     own, wrong = database.url.database, []

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ordersys.settings import Settings
 
 _SECONDS = 1.5
-_OTHER_NAME = "is for another name"  # core/handshakes.py
+_OTHER_NAME = "is for another name"  # core/rpc/handshakes.py
 _SKEW_SECONDS = 5.0  # the API's clock is told in whole seconds
 
 
@@ -69,7 +69,7 @@ def doors(settings: "Settings") -> list[Door]:
             role=f"{name} admin port",
             setting=f"{name}_admin_bind",
             bind=getattr(settings, f"{name}_admin_bind"),
-            another=f"{name}_admin_bind" not in settings.model_fields_set,  # as core/admin.py has it
+            another=f"{name}_admin_bind" not in settings.model_fields_set,  # as core/watch/admin.py has it
             ready=partial(_http_ready, settings, "http"),
         )
         for name in (*roles, "notify")
@@ -184,7 +184,7 @@ def _refused(settings: "Settings", service: str, address: str) -> Exception | No
 
 
 def _grpc_ready(settings: "Settings", service: str, address: str) -> str:
-    from ordersys.core.channel import Channel
+    from ordersys.core.rpc.channel import Channel
 
     with closing(Channel(address, retry=False, tls=settings.tls())) as channel:
         try:

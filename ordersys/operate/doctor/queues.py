@@ -44,7 +44,7 @@ def _look(settings: "Settings") -> Iterator[Finding]:
 
 
 def _file(file: Path) -> Iterator[Finding]:
-    from ordersys.core import looked_into
+    from ordersys.core.storage import looked_into
 
     with closing(looked_into.LookedInto(f"sqlite:///{file}")) as database:
         facts = looked_into.sqlite_facts(database, _COUNT_SECONDS)

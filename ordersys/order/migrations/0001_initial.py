@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from ordersys.core.database import TEXT
+from ordersys.core.storage.database import TEXT
 
 SEQUENCE = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # the row id itself on SQLite
 

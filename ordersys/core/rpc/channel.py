@@ -14,12 +14,14 @@ import grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from ordersys.core import errors, spans, status
-from ordersys.core.credentials import Renewed
-from ordersys.core.handshakes import Doubts
-from ordersys.core.health import missing_of
+from ordersys.core import errors
+from ordersys.core.rpc import status
+from ordersys.core.rpc.credentials import Renewed
+from ordersys.core.rpc.handshakes import Doubts
+from ordersys.core.rpc.health import missing_of
 from ordersys.core.tls import Kept
-from ordersys.core.tracing import Tracing
+from ordersys.core.watch import spans
+from ordersys.core.watch.tracing import Tracing
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")

@@ -17,11 +17,11 @@ from google.protobuf.message import Message
 from opentelemetry.trace import SpanKind
 
 from ordersys.core import errors
-from ordersys.core.tracing import ERROR_CODE, Metadata, Span, Tracing
 from ordersys.core.v1 import order_pb2
+from ordersys.core.watch.tracing import ERROR_CODE, Metadata, Span, Tracing
 
 if TYPE_CHECKING:
-    from ordersys.core.server import Call
+    from ordersys.core.rpc.server import Call
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.37.0"
 TRACEPARENT = "traceparent"

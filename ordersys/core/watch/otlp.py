@@ -15,8 +15,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 from ordersys import __version__
 from ordersys.core import errors
-from ordersys.core.spans import SCHEMA_URL
-from ordersys.core.tracing import Tracing
+from ordersys.core.watch.spans import SCHEMA_URL
+from ordersys.core.watch.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 
 from ordersys.core import errors
-from ordersys.core.database import Database, Result, Transaction, postgres_engine
+from ordersys.core.storage.database import Database, Result, Transaction, postgres_engine
 
 _CONNECT_SECONDS = 2  # libpq takes 1 for 2
 _STATEMENT_SECONDS = 3

@@ -4,10 +4,10 @@ import asyncio
 from typing import TYPE_CHECKING, Literal
 
 from ordersys.core import errors
-from ordersys.core.tracing import Tracing
+from ordersys.core.watch.tracing import Tracing
 
 if TYPE_CHECKING:
-    from ordersys.core.otlp import Export
+    from ordersys.core.watch.otlp import Export
 
 FLUSH_SECONDS = 2.0
 """The most that the end of a process waits for whoever takes its spans."""
@@ -28,7 +28,7 @@ class Traces:
         if self._kind == "off":
             return
         try:
-            from ordersys.core import otlp
+            from ordersys.core.watch import otlp
         except ImportError as error:
             needed = "traces=otlp needs the OpenTelemetry SDK: pip install 'ordersys[otel]'"
             raise errors.UsageError(f"{needed} ({error})") from error

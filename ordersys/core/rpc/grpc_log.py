@@ -115,7 +115,7 @@ class Hearing:
             self._error = ""
 
     def _tell(self, peer: str, error: str) -> None:
-        from ordersys.core import handshakes  # with ssl behind it: not for every command
+        from ordersys.core.rpc import handshakes  # with ssl behind it: not for every command
 
         if not handshakes.failed(error):  # nobody there, or somebody who only looked whether the port is open
             logger.debug("no connection with %s: %s", peer, error)

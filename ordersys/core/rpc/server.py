@@ -17,10 +17,11 @@ from grpc_health.v1 import health as health_names
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from ordersys.core import callers, credentials, errors, ids, status
-from ordersys.core.call_log import CallLog
-from ordersys.core.health import Health
-from ordersys.core.limits import Gate, Limits, Metadata, Ticket
+from ordersys.core import errors, ids
+from ordersys.core.rpc import callers, credentials, status
+from ordersys.core.rpc.call_log import CallLog
+from ordersys.core.rpc.health import Health
+from ordersys.core.rpc.limits import Gate, Limits, Metadata, Ticket
 from ordersys.core.tls import Kept
 
 AddServicers = Callable[[aio.Server], None]

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from http import HTTPStatus
 
 from ordersys.core import errors
-from ordersys.core.metrics import Registry
-from ordersys.core.readiness import NOT_YET, State
+from ordersys.core.watch.metrics import Registry
+from ordersys.core.watch.readiness import NOT_YET, State
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from ordersys.core import errors
 
 if TYPE_CHECKING:
-    from ordersys.core.server import Call
+    from ordersys.core.rpc.server import Call
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import Counter, Histogram
 
-from ordersys.core.metrics import SIZES, Registry
-from ordersys.core.server import Call
+from ordersys.core.rpc.server import Call
+from ordersys.core.watch.metrics import SIZES, Registry
 
 
 class CallMetrics:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from ordersys.core import errors
-from ordersys.core.database import Database, NotPermitted
-from ordersys.core.roles import Right
+from ordersys.core.storage.database import Database, NotPermitted
+from ordersys.core.storage.roles import Right
 
 if TYPE_CHECKING:  # loaded where there is something to migrate: it takes a quarter of a role's start
     from alembic.migration import MigrationContext

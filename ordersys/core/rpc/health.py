@@ -8,7 +8,7 @@ import grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from ordersys.core.readiness import State
+from ordersys.core.watch.readiness import State
 
 Context: TypeAlias = "aio.ServicerContext[Any, Any]"
 

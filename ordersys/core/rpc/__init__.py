@@ -1,0 +1,1 @@
+"""gRPC as all roles use it: servers, channels, who may call, and how errors cross the wire."""

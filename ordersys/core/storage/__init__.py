@@ -1,0 +1,1 @@
+"""SQLite and PostgreSQL: engines, migrations, statements, and who may do what there."""

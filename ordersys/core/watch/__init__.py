@@ -1,0 +1,1 @@
+"""What is seen from outside: metrics, readiness, the admin port, and traces."""
