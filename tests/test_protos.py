@@ -79,5 +79,5 @@ def test_protos_that_are_none_are_a_failure_and_not_silence(tmp_path: Path) -> N
     assert found.startswith(f"{protos / PRODUCT}: COMPILE: ")
     with pytest.raises(RuntimeError, match=r"product\.proto"):
         published_protos.printed(protos)
-    with pytest.raises(RuntimeError, match="nothing.json"):
+    with pytest.raises(RuntimeError, match=r"nothing\.json"):
         published_protos.breaks(image=tmp_path / "nothing.json")
