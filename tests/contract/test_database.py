@@ -1,6 +1,7 @@
 """One database on two engines: what is committed is there, what is not is not, and writers do not hurt each other."""
 
 import asyncio
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from contract.database_site import add, at_once, counters, filled, insert, parts, value
@@ -361,6 +363,26 @@ def test_an_upsert_is_written_once(database: Database) -> None:
 
     database.write(work)
     assert database.read(value) == 7
+
+
+def test_what_is_still_in_use_when_it_is_closed_is_closed_afterwards(database_url: str) -> None:
+    database = filled(database_url)
+    connections: list[Any] = []
+    using, done = threading.Event(), threading.Event()
+
+    def work(connection: sa.Connection) -> None:
+        connections.append(connection.connection.dbapi_connection)
+        using.set()
+        assert done.wait(30)
+
+    reader = threading.Thread(target=database.read, args=(work,))
+    reader.start()
+    assert using.wait(30)
+    database.close()
+    done.set()
+    reader.join()
+    with pytest.raises((sqlite3.ProgrammingError, psycopg.OperationalError), match="closed"):
+        connections[0].execute("SELECT 1")
 
 
 def test_a_closed_database_has_no_threads_left(database_url: str) -> None:

@@ -9,15 +9,17 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import servers
+from e2e.forked import Forked
 
 ORDERSYS = str(Path(sys.executable).with_name("ordersys"))
 SECONDS = 30.0
@@ -106,17 +108,27 @@ class Done:
         return self.err.strip()
 
 
+def started(
+    arguments: Sequence[str], env: Mapping[str, str], cwd: Path, out: IO[bytes], err: IO[bytes], *, fresh: bool
+) -> "Forked | subprocess.Popen[bytes]":
+    """`ordersys ARGUMENTS`, a `fresh` one by its own command line."""
+    with Path(os.devnull).open("rb") as nothing:
+        if fresh or sys.platform != "linux":
+            return subprocess.Popen([ORDERSYS, *arguments], env=env, cwd=cwd, stdin=nothing, stdout=out, stderr=err)
+        return Forked(arguments, env, cwd, nothing, out, err)
+
+
 class Role:
     """One `ordersys ...` that keeps running; what it writes goes to files."""
 
-    def __init__(self, arguments: tuple[str, ...], environment: Mapping[str, str], folder: Path, name: str) -> None:
+    def __init__(
+        self, arguments: tuple[str, ...], environment: Mapping[str, str], folder: Path, name: str, *, fresh: bool
+    ) -> None:
         self.name = f"{name} {' '.join(arguments)}"
         self._ready = _READY.get(arguments[0], "")
         self._out, self._err = folder / f"{name}.out", folder / f"{name}.err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
-            self._process = subprocess.Popen(
-                [ORDERSYS, *arguments], env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err
-            )
+            self._process = started(arguments, environment, folder, out, err, fresh=fresh)
 
     @property
     def pid(self) -> int:
@@ -174,9 +186,13 @@ class Role:
 
 
 class Backend:
-    """One deployment: a home, ports of its own, settings, and the roles that were started on it."""
+    """One deployment: a home, ports of its own, settings, and the roles that were started on it.
 
-    def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
+    Where it matters what others see of a process, they are `fresh`; else they are forked, which is much quicker.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, str], *, fresh: bool = False) -> None:
+        self.fresh = fresh
         self.folder = folder
         self.home = folder / "home"
         self.product_address, self.order_address, self.api_address = (f"127.0.0.1:{free_port()}" for _ in range(3))
@@ -205,7 +221,7 @@ class Backend:
     def start(self, *arguments: str, **settings: str) -> Role:
         """A role in the background, with further ORDERSYS_* settings; not waited for."""
         name = f"{len(self._roles)}-{arguments[0]}"
-        role = Role(arguments, {**self.environment, **settings}, self.folder, name)
+        role = Role(arguments, {**self.environment, **settings}, self.folder, name, fresh=self.fresh)
         self._roles.append(role)
         return role
 
@@ -216,16 +232,16 @@ class Backend:
 
     def run(self, *arguments: str, **settings: str) -> Done:
         """A command that ends by itself."""
-        done = subprocess.run(
-            [ORDERSYS, *arguments],
-            env={**self.environment, **settings},
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=2 * SECONDS,
-            check=False,
-        )
-        return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            environment = {**self.environment, **settings}
+            process = started(arguments, environment, self.folder, out, err, fresh=self.fresh)
+            try:
+                code = process.wait(2 * SECONDS)
+            finally:
+                process.kill()
+                process.wait()
+            out.seek(0), err.seek(0)
+            return Done(code, out.read().decode(), err.read().decode())
 
     def run_all(self, commands: Iterable[str], **settings: str) -> dict[str, Done]:
         """What came of each command line; they have no effect on each other, so several run at a time."""

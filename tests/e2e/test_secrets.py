@@ -32,7 +32,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
         "ORDERSYS_API_JWT_AUDIENCE": "shop",
         "ORDERSYS_API_KEY": KEY,
     }
-    with Backend(folder, {**DEBUG, **settings}) as backend:
+    with Backend(folder, {**DEBUG, **settings}, fresh=True) as backend:
         yield backend
 
 

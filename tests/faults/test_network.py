@@ -180,7 +180,7 @@ def test_what_was_done_and_not_heard_of_between_the_services_is_settled_as_it_wa
     )
 
 
-NOTICED_SECONDS = 15 + 10 + 10
+NOTICED_SECONDS = 15 + 10 + 35
 """How long a connection may look alive: after 15 s without a word gRPC asks, and waits 10 s for the answer."""
 
 

@@ -154,6 +154,8 @@ class Database:
     def close(self) -> None:
         self._writer.shutdown()
         self._readers.shutdown()
+        # Dispose closes what lies in the pool; what another thread still uses would come back to it and stay open.
+        event.listen(self.engine.pool, "checkin", lambda _connection, record: record.invalidate())
         self.engine.dispose()
 
     def _connects(self, url: sa.URL) -> sa.Engine:
