@@ -109,7 +109,7 @@ class Done:
 
 
 def started(
-    arguments: Sequence[str], env: Mapping[str, str], cwd: Path, out: IO[bytes], err: IO[bytes], *, fresh: bool
+    arguments: Sequence[str], env: Mapping[str, str], cwd: Path, out: IO[bytes], err: IO[bytes], *, fresh: bool = False
 ) -> "Forked | subprocess.Popen[bytes]":
     """`ordersys ARGUMENTS`, a `fresh` one by its own command line."""
     with Path(os.devnull).open("rb") as nothing:
@@ -188,7 +188,7 @@ class Role:
 class Backend:
     """One deployment: a home, ports of its own, settings, and the roles that were started on it.
 
-    Where it matters what others see of a process, they are `fresh`; else they are forked, which is much quicker.
+    Where it matters what others see of them, roles are `fresh`; all else is forked, which is much quicker.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, str], *, fresh: bool = False) -> None:
@@ -234,7 +234,7 @@ class Backend:
         """A command that ends by itself."""
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             environment = {**self.environment, **settings}
-            process = started(arguments, environment, self.folder, out, err, fresh=self.fresh)
+            process = started(arguments, environment, self.folder, out, err)
             try:
                 code = process.wait(2 * SECONDS)
             finally:

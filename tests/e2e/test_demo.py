@@ -92,7 +92,7 @@ def test_a_signal_ends_the_demo_and_leaves_nothing_behind(empty: Backend, number
     with Terminal(empty, "demo", "--orders", "100000") as terminal:
         terminal.shows("notify.topic received 1")
         terminal.process.send_signal(number)
-        assert terminal.ends(15) == 130
+        assert terminal.ends(30) == 130
     assert "Traceback" not in terminal.text
     until(lambda: left_behind(empty) == ["temporary"], "nothing is left")
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -213,18 +212,13 @@ def test_an_admin_port_that_was_asked_for_and_is_taken_is_refused(watched: Watch
 
 
 def test_by_default_a_second_copy_takes_another_port(embedded: Backend) -> None:
-    with socket.socket() as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            taken.bind(("127.0.0.1", 9102))
-            taken.listen()
-        except OSError:
-            pass  # somebody else has it: all the better
-        [role] = embedded.start_all("serve-order")
-        address = role.err.partition("(metrics at http://")[2].partition("/metrics)")[0]
-        assert address != "127.0.0.1:9102"
+    addresses = set()
+    for role in (embedded.start("serve-order", ORDERSYS_ORDER_BIND=f"127.0.0.1:{free_port()}") for _ in range(2)):
+        address = role.ready().err.partition("(metrics at http://")[2].partition("/metrics)")[0]
         with urllib.request.urlopen(f"http://{address}/readyz", timeout=20) as answer:
             assert json.load(answer)["status"] == "ready"
+        addresses.add(address)
+    assert len(addresses) == 2
 
 
 def test_the_admin_port_can_be_left_out(embedded: Backend) -> None:

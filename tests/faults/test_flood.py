@@ -26,7 +26,7 @@ SOON = 5.0
 MOST_MB = 400
 """How much a process may grow: its calls in flight 256 MiB, untaken answers 128 MiB (core/rpc/limits.py), a little."""
 READS_SECONDS = 60.0
-"""The same behind a thousand of the largest pages, which are all read from the database before."""
+"""The same behind the largest pages or bodies, a hundred or a thousand at once, which are all read before."""
 LITTLE_MB = 100
 """The same for what takes no place among the calls in flight."""
 
@@ -212,7 +212,7 @@ def test_a_flood_of_the_largest_bodies_at_once(target: Target) -> None:
             return connection.getresponse().status
 
     with ThreadPoolExecutor(100) as pool:
-        posts = [pool.submit(post, number) for number in range(400)]
-        bounded(target, MOST_MB, largest_bodies=len(posts))
+        posts = [pool.submit(post, number) for number in range(150)]
+        bounded(target, MOST_MB, READS_SECONDS, largest_bodies=len(posts))
         assert {each.result() for each in posts} == {400}
     assert max(target.grown().values()) < MOST_MB

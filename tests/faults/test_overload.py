@@ -79,6 +79,7 @@ def test_a_full_product_service_says_so_at_once_and_answers_whom_it_took(backend
     order_service, api = backend.start("serve-order"), backend.start("api")
     with small(backend, "serve-product", "Product Service listens on"), running(backend) as site:
         order_service.ready(), api.ready()
+        site.client.place_order("before", [("1", 1)])  # who is not connected yet would be refused soon, not wait
         before = site.available("1")
         order_service.send(signal.SIGSTOP)
         with channel(backend.product_address) as opened:

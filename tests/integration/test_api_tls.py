@@ -233,7 +233,8 @@ def test_many_silent_and_dripping_clients_hold_no_thread(authority: Authority, p
         def drips() -> None:
             while not stopping.wait(0.02):
                 for each in slow:
-                    each.sendall(drip[:1])
+                    with suppress(ConnectionError):  # it was given up: on a slow machine this goes on for long enough
+                        each.sendall(drip[:1])
 
         for each in slow[:25]:
             each.sendall(drip)
