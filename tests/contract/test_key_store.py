@@ -100,6 +100,23 @@ def test_a_key_that_has_expired_already_is_not_made(store: KeyStore) -> None:
         store.create("n", ["admin"], expires_at=ids.now_us())
 
 
+def test_a_key_that_was_drawn_elsewhere_is_taken_once(store: KeyStore) -> None:
+    text = f"osk_0123456789ab_{'s' * 43}"
+    key, same = store.create("first", ["admin"], text=text)
+    assert same == text
+    assert key.id == "0123456789ab"
+    assert key.opens_with("s" * 43)
+    revoked = store.revoke(key.id)
+    assert store.create("again", ["orders:read"], text=text) == (revoked, text)
+    assert store.all() == [revoked]
+    with pytest.raises(errors.UsageError, match="another key with the id 0123456789ab"):
+        store.create("first", ["admin"], text=text[:-1] + "t")
+    with pytest.raises(errors.UsageError, match="no key: expected osk_") as raised:
+        store.create("first", ["admin"], text="osk_short_secret")
+    assert "secret" not in str(raised.value)
+    assert store.all() == [revoked]
+
+
 def test_revoking_twice_keeps_the_first_time(store: KeyStore) -> None:
     key, _ = store.create("n", ["admin"])
     revoked = store.revoke(key.id)

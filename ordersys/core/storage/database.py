@@ -213,7 +213,8 @@ def _parsed(url: str) -> sa.URL:
         raise exc.ArgumentError(f"{parsed.get_backend_name()} is not supported")
     if parsed.get_backend_name() != "sqlite" and "@" in f"{parsed.host}{parsed.database}":  # a piece of the password
         raise exc.ArgumentError("an @ in the user or the password must be written %40")
-    return parsed
+    # As others write it, for example in the Secrets of operators; which driver that means depends on SQLAlchemy.
+    return parsed.set(drivername="postgresql+psycopg") if parsed.drivername == "postgresql" else parsed
 
 
 def _engine(url: sa.URL) -> sa.Engine:
