@@ -178,7 +178,7 @@ def test_a_flood_of_metadata(target: Target) -> None:
             slow = opened.enter_context(Connection(target.site.backend.product_address))
             for number in range(100):
                 slow.send(call(2 * number + 1, PLACE, headers=60))
-        bounded(target, LITTLE_MB, calls_with_metadata=4000)
+        bounded(target, 2 * LITTLE_MB, calls_with_metadata=4000)
 
 
 def test_a_flood_of_the_largest_orders_while_the_database_is_held(target: Target) -> None:
