@@ -53,7 +53,7 @@ def main(url: str, count: int = 10_000) -> None:
         broker = RabbitBroker(url)
         broker.declare(topology.standard())
         raw = Raw(url, bodies).run()
-        relay = Relay(store, broker, topology.standard())
+        relay = Relay(store, broker, topology.standard(), turn=store.turn())
         begun = time.perf_counter()
         relay.start()
         while store.unsent(1):

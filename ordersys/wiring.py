@@ -151,7 +151,7 @@ class OrderPart(Role):
         await asyncio.to_thread(lambda: store.seed(seed.load(settings.data)))
         opened, standard = self.closing(broker(settings)), topology.standard(settings.retry_waits)
         tracing = self.tracing
-        relay = Relay(store, opened, standard, RelayMetrics(self.registry), tracing)
+        relay = Relay(store, opened, standard, RelayMetrics(self.registry), tracing, turn=store.turn())
         relay.start()
         self.undo(lambda grace: asyncio.to_thread(relay.stop, max(1.0, grace)))
         self.keep_pruning("events", store.prune, settings.event_retention_days)

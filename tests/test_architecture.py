@@ -79,6 +79,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "core/storage/looked_into.py",
         "core/storage/migrations.py",
         "core/storage/statement.py",
+        "core/storage/turn.py",
         "*/store.py",
         "*/tables.py",
         "*/migrations/*",

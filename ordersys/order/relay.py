@@ -4,6 +4,9 @@ It has threads of its own: inside a saturated gRPC loop it would starve. Each ro
 order, pipelined; while the broker confirms one round the next is read, and waits to follow it. What the broker
 confirmed on every exchange it had to go to is taken out of the outbox. An event that got no confirm stays, and the
 later events of its order wait behind it: a notifier may see one twice, never a later one first because of us.
+
+Of several processes on one outbox one at a time relays, whoever committed what (docs/decisions/0027-one-relay-at-a-
+time.md).
 """
 
 import logging
@@ -32,11 +35,33 @@ ROUNDS = 2
 """How many are under way: one with the broker, the next behind it. In turns, so that orders keep their order, too."""
 POLL_SECONDS = 1.0
 """The safety net; a commit wakes the relay at once."""
+LINGER_SECONDS = 0.02
+"""How long it keeps its turn with nothing to do: under load it is not passed to and fro."""
+AGAIN_SECONDS = 0.1
+"""When it asks again for a turn that is another's; a commit that the other has just missed waits no longer."""
 
 
 class Store(Protocol):
     def unsent(self, limit: int) -> list[Unsent]: ...
     def mark_sent(self, sequences: Sequence[int]) -> None: ...
+
+
+class Turn(Protocol):
+    """To relay while no other process does."""
+
+    def take(self) -> bool:
+        """True when it is ours, or still is; to be asked again within seconds as long as it is needed."""
+
+    def give_up(self) -> None: ...
+
+
+class Alone:
+    """The turn of who shares its outbox with nobody."""
+
+    def take(self) -> bool:
+        return True
+
+    def give_up(self) -> None: ...
 
 
 class RelayMetrics:
@@ -81,8 +106,11 @@ class Relay:
         topology: Topology,
         metrics: RelayMetrics | None = None,
         tracing: Tracing | None = None,
+        *,
+        turn: Turn | None = None,
     ) -> None:
         self._store = store
+        self._turn = turn or Alone()
         self._metrics = metrics or RelayMetrics(Registry())
         self._tracing = tracing or Tracing()
         self._broker = broker
@@ -115,20 +143,31 @@ class Relay:
         with ThreadPoolExecutor(1, thread_name_prefix="relay-publish") as sender:
             while self._under_way or not self._stopping.is_set():
                 self._woken.clear()
-                more = False
+                ours = more = False
                 try:
                     if self._finish():
                         self._recovered()
                         backoff.reset()
-                    if self._has_room() and not self._stopping.is_set() and time.monotonic() >= rest_until:
+                    rests = time.monotonic() < rest_until
+                    if self._under_way or not rests:
+                        ours = self._turn.take()
+                        if not ours:
+                            rest_until = time.monotonic() + AGAIN_SECONDS
+                    if ours and not rests and self._has_room() and not self._stopping.is_set():
                         more = self._begin(lambda messages: sender.submit(publisher.publish, messages))
                 except Exception as error:  # noqa: BLE001 - the relay outlives whatever is wrong with one round
                     self._trouble(error)
-                    rest_until = time.monotonic() + backoff.pause()
+                    ours, rest_until = False, time.monotonic() + backoff.pause()
                 if not (more and self._has_room()):
-                    rest = rest_until - time.monotonic()
-                    self._woken.wait(rest if 0 < rest < POLL_SECONDS else POLL_SECONDS)
+                    self._rest(rest_until - time.monotonic(), ours=ours)
+            self._turn.give_up()
             publisher.close()
+
+    def _rest(self, seconds: float, *, ours: bool) -> None:
+        """Wait for a commit or a confirm, or for so long when nothing may be begun; others may have the turn then."""
+        if not self._under_way and not (ours and self._woken.wait(LINGER_SECONDS)):
+            self._turn.give_up()
+        self._woken.wait(seconds if 0 < seconds < POLL_SECONDS else POLL_SECONDS)
 
     def _has_room(self) -> bool:
         return len(self._under_way) < ROUNDS

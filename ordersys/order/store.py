@@ -14,6 +14,7 @@ from ordersys.core.seed import Seed
 from ordersys.core.storage import migrations
 from ordersys.core.storage.database import Database
 from ordersys.core.storage.statement import Statement, among, listed
+from ordersys.core.storage.turn import Turn
 from ordersys.order import model
 from ordersys.order.tables import RIGHTS, order_commands, order_events, order_outbox, order_sequence, orders
 
@@ -44,7 +45,15 @@ class OrderStore:
 
         A command whose id is known already is not carried out again: its first outcome is the outcome.
         """
-        return await self.database.write_soon(lambda connection: _Batch(connection, now).run(items, new_id))
+
+        def work(connection: sa.Connection) -> list[model.Outcome]:
+            return _Batch(connection, now).run(items, new_id)
+
+        try:
+            return await self.database.write_soon(work)
+        except sa.exc.IntegrityError:
+            # Another process was at work on one of the commands in the same moment: now its outcome can be seen.
+            return await self.database.write_soon(work)
 
     async def order(self, order_id: str) -> Order | None:
         query = orders.select().where(orders.c.id == order_id)
@@ -130,6 +139,10 @@ class OrderStore:
             return connection.execute(order_events.delete().where(order_events.c.sequence.in_(old))).rowcount
 
         return await self.database.write_soon(work)
+
+    def turn(self) -> Turn:
+        """The turn to send what is in the outbox, of all processes that could."""
+        return Turn(self.database, order_outbox)
 
     def unsent(self, limit: int) -> list[Unsent]:
         """The oldest events that the broker has not confirmed, in sequence."""

@@ -343,3 +343,20 @@ def test_a_key_that_comes_to_two_processes_at_once_is_applied_once(database_url:
     finally:
         other.close()
     assert len(log(orders)) == 40
+
+
+def test_a_command_and_its_settlement_at_two_processes_at_once_agree(database_url: str, orders: OrderStore) -> None:
+    """One replica carries out what another has just been asked about: whoever comes second hears of the first."""
+    other = Database(database_url)
+
+    async def at_once(command: Command) -> list[model.Outcome]:
+        stores = ((orders, command), (OrderStore(other), Settle(command.command_id)))
+        asked = [store.apply([item], ids.now_us(), ids.uuid7) for store, item in stores]
+        return [outcome for outcomes in await asyncio.gather(*asked) for outcome in outcomes]
+
+    try:
+        told = [asyncio.run(at_once(place())) for _ in range(40)]
+    finally:
+        other.close()
+    assert all(carried_out == settled for carried_out, settled in told)
+    assert len(log(orders)) == sum(isinstance(settled, Accepted) for _, settled in told)

@@ -116,7 +116,7 @@ class Database:
             with self.engine.connect() as connection, connection.begin():
                 return work(connection)
         except (exc.DBAPIError, exc.TimeoutError) as error:
-            raise self._translated(error) from error
+            raise self.translated(error) from error
 
     def ready(self) -> bool:
         """Whether it can be read and written now; raises `Unavailable` when it cannot be reached.
@@ -162,11 +162,12 @@ class Database:
         return _engine(url)
 
     def _not_written(self, error: exc.SQLAlchemyError) -> Exception:
-        translated = self._translated(error)
+        translated = self.translated(error)
         self._takes_writes = not isinstance(translated, errors.Unavailable)
         return translated
 
-    def _translated(self, error: exc.SQLAlchemyError) -> Exception:
+    def translated(self, error: exc.SQLAlchemyError) -> Exception:
+        """What our callers are told of it: `Unavailable`, UsageError, NotPermitted, or the error itself."""
         text = str(getattr(error, "orig", None) or error).strip()
         # Why there is no connection may take a line per host; after a statement only the first line is no quotation.
         connecting = isinstance(error, exc.DBAPIError) and error.statement is None

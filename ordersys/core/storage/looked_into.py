@@ -50,10 +50,10 @@ class LookedInto(Database):
                 return found
         raise errors.Unavailable(f"{self.file} comes and goes too often to be read")
 
-    def _translated(self, error: exc.SQLAlchemyError) -> Exception:
+    def translated(self, error: exc.SQLAlchemyError) -> Exception:
         if type(error) is exc.DatabaseError:  # no database, or a damaged one
             return errors.UsageError(f"database {self.label}: {error.orig}")
-        return super()._translated(error)
+        return super().translated(error)
 
     def _connects(self, url: sa.URL) -> sa.Engine:
         if url.get_backend_name() == "postgresql":
