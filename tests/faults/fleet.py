@@ -22,7 +22,8 @@ SERVICES = ("product", "order", "fanout", "topic")
 class Fleet:
     """`fleet["order"]` is the process that plays a role now, `fleet.ever("order")` are all that ever did.
 
-    `settings` are further ORDERSYS_* variables by role. All are started and ready, unless `start` says otherwise.
+    "order-2" is one more of what "order" is. `settings` are further ORDERSYS_* variables by role. All are started and
+    ready, unless `start` says otherwise.
     """
 
     def __init__(
@@ -54,7 +55,8 @@ class Fleet:
     def launch(self, *names: str) -> None:
         """Start roles and do not wait."""
         for name in names:
-            self._ever[name].append(self.backend.start(*COMMANDS[name].split(), **self._settings.get(name, {})))
+            command = COMMANDS[name.partition("-")[0]].split()
+            self._ever[name].append(self.backend.start(*command, **self._settings.get(name, {})))
 
     def kill(self, *names: str) -> None:
         """kill -9, also of a stopped process."""

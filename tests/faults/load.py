@@ -41,11 +41,11 @@ class Caller:
         self._mine: list[str] = []
         self._count = 0
         self._over_http = over_http
+        self._door = load.doors[number % len(load.doors)]
         self.books = Books()
 
     def run(self) -> None:
-        backend = self._load.backend
-        with Orders(backend.product_address, backend.order_address, CALL_SECONDS) as orders:
+        with Orders(*self._door, CALL_SECONDS) as orders:
             while not self._load.stopping.wait(self._load.pause * self._random.uniform(0.5, 1.5)):
                 self._act(orders)
 
@@ -129,7 +129,8 @@ class Load:
     """Callers at work between `with` and `stop`; `seed` makes them do the same again, as far as the clock lets them.
 
     `over_http` of the callers place their orders through the REST API. A caller that gets no answer within `patience`
-    seconds, or one that cannot be right, fails the test.
+    seconds, or one that cannot be right, fails the test. `doors` are the addresses of product-service and order-service
+    that the callers come to, in turn; those of the backend if none are given.
     """
 
     def __init__(
@@ -142,8 +143,10 @@ class Load:
         name: str = "load",
         pause: float = 0.02,
         patience: float = 60.0,
+        doors: Sequence[tuple[str, str]] = (),
     ) -> None:
         self.backend = backend
+        self.doors = doors or [(backend.product_address, backend.order_address)]
         self.seed = seed
         self.name = name
         self.pause = pause
