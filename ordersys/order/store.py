@@ -9,16 +9,20 @@ import sqlalchemy as sa
 
 from ordersys.core import errors, events
 from ordersys.core.events import Change, Event, Logged
-from ordersys.core.records import Line, Order, Status
+from ordersys.core.records import Order, Status
 from ordersys.core.seed import Seed
 from ordersys.core.storage import migrations
 from ordersys.core.storage.database import Database
 from ordersys.core.storage.statement import Statement, among, listed
 from ordersys.core.storage.turn import Turn
 from ordersys.order import model
+from ordersys.order.rows import command_row, event_row, order_of, order_row
 from ordersys.order.tables import RIGHTS, order_commands, order_events, order_outbox, order_sequence, orders
 
 CHAIN = migrations.Chain("ordersys.order", RIGHTS)
+
+_SKEWED_EVENTS = 1000
+"""So many events may have later sequences and earlier times than another: far more than clocks in step make."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +62,7 @@ class OrderStore:
     async def order(self, order_id: str) -> Order | None:
         query = orders.select().where(orders.c.id == order_id)
         row = await self.database.read_soon(lambda connection: connection.execute(query).first())
-        return _order(row) if row else None
+        return order_of(row) if row else None
 
     async def list_orders(
         self, *, customer_id: str, status: Status | None, before: tuple[int, str] | None, limit: int
@@ -72,7 +76,7 @@ class OrderStore:
         if before:
             query = query.where(sa.tuple_(orders.c.created_at, orders.c.id) < sa.tuple_(*before))
         rows = await self.database.read_soon(lambda connection: connection.execute(query).all())
-        return [_order(row) for row in rows]
+        return [order_of(row) for row in rows]
 
     async def events_after(self, sequence: int, *, order_id: str, customer_id: str, limit: int) -> list[Event]:
         """The event log after a sequence, oldest first."""
@@ -96,12 +100,14 @@ class OrderStore:
         query = (
             sa.select(order_events.c.body, order_outbox.c.sequence.label("waiting"))
             .outerjoin(order_outbox, order_outbox.c.sequence == order_events.c.sequence)
-            .where(order_events.c.sequence > after)
             .order_by(order_events.c.sequence)
             .limit(limit)
         )
         if since:
             query = query.where(order_events.c.at >= since)
+        query = query.where(
+            order_events.c.sequence >= _first_since(since) if since and not after else order_events.c.sequence > after
+        )
         if order_id:
             query = query.where(order_events.c.order_id == order_id)
         if change:
@@ -132,7 +138,7 @@ class OrderStore:
             old = (
                 sa.select(order_events.c.sequence)
                 .where(order_events.c.at < before)
-                .where(order_events.c.sequence.not_in(sa.select(order_outbox.c.sequence)))
+                .where(~sa.exists().where(order_outbox.c.sequence == order_events.c.sequence))
                 .order_by(order_events.c.at)
                 .limit(limit)
             )
@@ -173,7 +179,7 @@ class OrderStore:
             self.database.exclusive(connection)
             if not seed.orders or connection.execute(sa.select(orders.c.id).limit(1)).first() is not None:
                 return False
-            connection.execute(orders.insert(), [_order_row(order) for order in seed.orders])
+            connection.execute(orders.insert(), [order_row(order) for order in seed.orders])
             return True
 
         return self.database.write(work)
@@ -202,7 +208,7 @@ class _Batch:
         # Orders first: who has waited for their locks sees what became of the same command in another process.
         existing = {each.order_id for each in items if isinstance(each, model.Command)}
         for row in self._rows(_orders_by_id, existing):
-            self._orders[row.id] = _order(row)
+            self._orders[row.id] = order_of(row)
         for row in self._rows(_known_commands, {each.command_id for each in items} - {""}):
             self._outcomes[row.command_id] = (row.fingerprint, self._outcome(row))
 
@@ -217,7 +223,7 @@ class _Batch:
             return model.Accepted(events.decode(body).order)
         # Forgotten since; a command that nobody has settled yet was the last to change the lines of its order.
         present = self._connection.execute(orders.select().where(orders.c.id == row.order_id)).one()
-        return model.Accepted(_order(present))
+        return model.Accepted(order_of(present))
 
     def _apply(self, command: model.Command) -> model.Outcome:
         if command.command_id in self._outcomes:
@@ -251,13 +257,13 @@ class _Batch:
     ) -> model.Outcome:
         if command_id:
             self._outcomes[command_id] = (fingerprint, outcome)
-            self._recorded.append(_command_row(command_id, fingerprint, refusal=refusal))
+            self._recorded.append(command_row(command_id, fingerprint, refusal=refusal))
         return outcome
 
     def _save(self, new_id: Callable[[], str]) -> None:
         connection = self._connection
-        _insert_order.many(connection, (_order_row(self._orders[each]) for each in sorted(self._new)))
-        changed = (_order_row(self._orders[each]) for each in sorted(self._changed))
+        _insert_order.many(connection, (order_row(self._orders[each]) for each in sorted(self._new)))
+        changed = (order_row(self._orders[each]) for each in sorted(self._changed))
         _change_order.many(connection, ({"order": row.pop("id"), **row} for row in changed))
         if self._changes:
             first = self._reserve_sequences(len(self._changes))
@@ -271,9 +277,9 @@ class _Batch:
                     order=order,
                     traceparent=command.traceparent,
                 )
-                log.append(_event_row(event))
+                log.append(event_row(event))
                 if command.command_id:
-                    row = _command_row(command.command_id, command.fingerprint, order_id=order.id, sequence=sequence)
+                    row = command_row(command.command_id, command.fingerprint, order_id=order.id, sequence=sequence)
                     self._recorded.append(row)
             _insert_event.many(connection, log)
             _insert_unsent.many(connection, ({"sequence": row["sequence"]} for row in log))
@@ -305,9 +311,14 @@ _unsent = Statement(
             order_events.c.change,
             order_events.c.body,
         )
-        .join(order_outbox, order_outbox.c.sequence == order_events.c.sequence)
-        .order_by(order_outbox.c.sequence)
-        .limit(sa.bindparam("most", type_=sa.Integer))
+        .where(
+            order_events.c.sequence.in_(  # the few first, or a planner may join the whole log with the outbox
+                sa.select(order_outbox.c.sequence)
+                .order_by(order_outbox.c.sequence)
+                .limit(sa.bindparam("most", type_=sa.Integer))
+            )
+        )
+        .order_by(order_events.c.sequence)
     )
 )
 _forget_sent = Statement(lambda _: order_outbox.delete().where(order_outbox.c.sequence == sa.bindparam("sent")))
@@ -329,56 +340,16 @@ _grow_sequence = Statement(
 )
 
 
-def _command_row(
-    command_id: str,
-    fingerprint: str,
-    *,
-    order_id: str | None = None,
-    sequence: int | None = None,
-    refusal: str | None = None,
-) -> dict[str, Any]:
-    return {
-        "command_id": command_id,
-        "fingerprint": fingerprint,
-        "order_id": order_id,
-        "sequence": sequence,
-        "refusal": refusal,
-    }
+def _first_since(since: int) -> sa.ScalarSelect[int]:
+    """The sequence where the events since a moment begin, so that the log before it is not read.
 
-
-def _order(row: Any) -> Order:
-    return Order(
-        id=row.id,
-        customer_id=row.customer_id,
-        status=Status(row.status),
-        lines=tuple(Line(*line) for line in json.loads(row.lines)),
-        currency=row.currency,
-        version=row.version,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
+    Replicas' clocks differ, so it is the lowest of the first _SKEWED_EVENTS of that time.
+    """
+    first = (
+        sa.select(order_events.c.sequence)
+        .where(order_events.c.at >= since)
+        .order_by(order_events.c.at)
+        .limit(_SKEWED_EVENTS)
+        .subquery()
     )
-
-
-def _order_row(order: Order) -> dict[str, Any]:
-    return {
-        "id": order.id,
-        "customer_id": order.customer_id,
-        "status": order.status.value,
-        "lines": json.dumps([[line.product_id, line.quantity, line.unit_price] for line in order.lines]),
-        "currency": order.currency,
-        "version": order.version,
-        "created_at": order.created_at,
-        "updated_at": order.updated_at,
-    }
-
-
-def _event_row(event: Event) -> dict[str, Any]:
-    return {
-        "sequence": event.sequence,
-        "event_id": event.id,
-        "order_id": event.order.id,
-        "customer_id": event.order.customer_id,
-        "change": event.change.value,
-        "at": event.time,
-        "body": events.encode(event),
-    }
+    return sa.select(sa.func.min(first.c.sequence)).scalar_subquery()

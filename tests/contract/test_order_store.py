@@ -161,6 +161,22 @@ def test_the_log_can_be_read_from_anywhere_and_by_order_and_customer(orders: Ord
     assert log(orders, after=3) == []
 
 
+def test_the_log_since_a_moment_has_what_a_fast_clock_dated_too(orders: OrderStore) -> None:
+    """Two replicas whose clocks differ: sequence and time do not grow together."""
+    moments = (100, 400, 200, 500, 300, 600)
+    for moment in moments:
+        apply(orders, place(), now=moment)
+
+    def since(moment: int, after: int = 0) -> list[int]:
+        listed = orders.list_events(after=after, order_id="", change=None, since=moment, limit=10)
+        return [each.event.sequence for each in asyncio.run(listed)]
+
+    assert since(300) == [2, 4, 5, 6]
+    assert since(300, after=2) == [4, 5, 6]
+    assert since(100) == [1, 2, 3, 4, 5, 6]
+    assert since(601) == []
+
+
 def test_orders_are_listed_newest_first_in_pages_without_gaps(orders: OrderStore) -> None:
     made = [
         accepted(apply(orders, place(customer_id=f"c{number % 2}"), now=1000 + number // 3)[0]) for number in range(9)
