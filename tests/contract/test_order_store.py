@@ -248,7 +248,7 @@ def test_a_failing_commit_leaves_nothing_behind(
         raise RuntimeError("after the order was written")
 
     command = place("o1")
-    monkeypatch.setattr(store, "_event_row", broken)
+    monkeypatch.setattr(store, "event_row", broken)
     with pytest.raises(RuntimeError):
         apply(orders, command)
     monkeypatch.undo()
