@@ -24,7 +24,7 @@ _CUSTOMER = "printf('customer-%d', i % 10000)"
 _AT = ":now - (:orders - i) * 1000"
 _EVENT_BODY = f"""json_object('specversion', '1.0', 'id', {_EVENT}, 'type', 'ordersys.order.created.v1',
  'source', '/ordersys/order-service', 'subject', {_ORDER}, 'time', '2026-01-01T00:00:00.000000Z', 'sequence',
- printf('%020d', i), 'datacontenttype', 'application/json', 'traceparent',
+ CAST(i AS TEXT), 'datacontenttype', 'application/json', 'traceparent',
  '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01', 'data', json_object('order_id', {_ORDER}, 'customer_id',
  {_CUSTOMER}, 'status', 'placed', 'version', 1, 'change', 'created', 'lines', json('[]'), 'total',
  json_object('currency', 'EUR', 'amount', 0), 'created_at', '2026-01-01T00:00:00.000000Z', 'updated_at',
