@@ -1,10 +1,11 @@
 """A client in another language, which knows the protos and the names of the contract and nothing else."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import published_events
 import pytest
 import servers
 import yaml
-from e2e.processes import Backend
+from e2e.processes import Backend, until
 from jsonschema import Draft7Validator, Draft202012Validator
 
 HERE = Path(__file__).resolve().parent
@@ -52,23 +53,40 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def seen(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """All that the program saw of the two services and of the broker."""
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    """The two services and a broker that nobody else uses."""
     with (
         servers.vhost() as broker_url,
         Backend(tmp_path_factory.mktemp("backend"), {"ORDERSYS_BROKER_URL": broker_url}) as backend,
     ):
         backend.start_all("serve-order", "serve-product")
-        done = subprocess.run(
-            ["node", str(program), str(PROTOS), backend.product_address, backend.order_address, broker_url],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        yield json.loads(done.stdout)
+        yield backend
+
+
+@pytest.fixture(scope="module")
+def seen(program: Path, backend: Backend) -> dict[str, Any]:
+    """All that the program saw of the two services and of the broker."""
+    broker_url = backend.environment["ORDERSYS_BROKER_URL"]
+    done = node(program, str(PROTOS), backend.product_address, backend.order_address, broker_url)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def node(
+    program: Path, *arguments: str, environment: Mapping[str, str] = os.environ
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["node", program.name, *arguments],
+        cwd=program.parent,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -189,3 +207,34 @@ def test_the_stream_of_events_tells_the_same(seen: dict[str, Any]) -> None:
     sequences = [event["sequence"] for event in seen["watched"]]
     assert sequences == sorted(set(sequences))
     assert [event["id"] for event in seen["watched"]] == [each["event"]["id"] for each in seen["notify_topic"]]
+
+
+@pytest.mark.usefixtures("seen")  # it counts the messages of the standard queues: it comes first
+def test_the_programs_of_the_page_do_what_they_say(program: Path, backend: Backend) -> None:
+    folder = program.parent
+    page = (HERE.parents[1] / "docs" / "clients" / "node.md").read_text(encoding="utf-8")
+    for name, text in re.findall(r"^```js\n// (\w+\.js)\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "protos").symlink_to(PROTOS)
+    out = folder / "consume.out"
+    with out.open("wb") as written:
+        consumer = subprocess.Popen(
+            ["node", "consume.js"],
+            cwd=folder,
+            env=backend.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=written,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        until(lambda: "waiting at my-team.orders\n" in out.read_text(encoding="utf-8"), "the consumer waits")
+        placed = node(folder / "place.js", environment=backend.environment)
+        assert placed.returncode == 0, placed.stderr
+        order, status, *total = placed.stdout.split()
+        assert (status, total[1]) == ("ORDER_STATUS_PLACED", "EUR")
+        assert int(total[0]) > 0
+        event = f" ordersys.order.created.v1 created {order} 1\n"
+        until(lambda: event in out.read_text(encoding="utf-8"), "the event of the order")
+    finally:
+        consumer.kill()
+        consumer.wait()
