@@ -21,7 +21,7 @@ from ordersys.client import verbs
 from ordersys.core import errors
 from ordersys.core.redaction import redacted
 from ordersys.core.rpc import grpc_log
-from ordersys.operate import access, books, certs, health, messages, rights, setup
+from ordersys.operate import access, books, certs, health, messages, rights, setup, webhook
 from ordersys.operate.doctor.command import doctor
 from ordersys.operate.top.command import top
 
@@ -54,6 +54,7 @@ app.add_typer(certs.certificates, name="certs", rich_help_panel=_OPERATION, no_a
 app.add_typer(access.keys, name="keys", rich_help_panel=_OPERATION)
 app.add_typer(messages.dead, name="dlq", rich_help_panel=_OPERATION)
 app.add_typer(messages.log, name="events", rich_help_panel=_OPERATION)
+app.add_typer(webhook.signing, name="webhook", rich_help_panel=_OPERATION)
 app.add_typer(books.inventory, name="inventory", rich_help_panel=_OPERATION)
 app.add_typer(books.order, name="order", rich_help_panel=_OPERATION)
 app.command("bench", rich_help_panel="Everything at once")(load.bench)
@@ -210,19 +211,22 @@ def notify(
         list[str] | None, typer.Option("--bind", metavar="PATTERN", help="Routing keys to hear of (topic); repeatable.")
     ] = None,
     queue: Annotated[str, typer.Option("--queue", help="A queue of your own, beside the standard one.")] = "",
+    sink: Annotated[
+        str | None, typer.Option("--sink", metavar="NAME", help="log, webhook, smtp, command, or one of your own.")
+    ] = None,
     as_json: Json = False,
     broker_url: BrokerUrl = None,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Run a notification service: one line per event; several copies share a queue."""
-    settings = _load("notification-service", broker_url=broker_url, notify_database_url=database_url)
+    """Run a notification service: one line per event, or what --sink does; several copies share a queue."""
+    settings = _load("notification-service", broker_url=broker_url, notify_database_url=database_url, notify_sink=sink)
     from ordersys import wiring
     from ordersys.core.watch.traces import Traces
     from ordersys.notify.queues import queue_for
 
     consumed = queue_for(mode, bind or [], queue, settings.retry_waits)
     traces = Traces(settings.traces)
-    part = wiring.NotifierPart(settings, consumed, sys.stdout, traces, json=as_json)
+    part = wiring.NotifierPart(settings, consumed, sys.stdout, traces, json=as_json, sink=settings.notify_sink)
     _run(settings, [traces, part])
 
 

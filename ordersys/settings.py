@@ -8,70 +8,35 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import AfterValidator, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ordersys.core import errors
 from ordersys.core.display import masked
 from ordersys.core.redaction import redacted
 from ordersys.core.tls import Files, Kept, kept
+from ordersys.forms import (
+    WEBHOOK,
+    Address,
+    AdminBind,
+    Bind,
+    BrokerUrl,
+    DatabaseUrl,
+    JwksUrl,
+    Mailbox,
+    RateLimit,
+    SmtpUrl,
+    WebhookSecret,
+    WebhookUrl,
+)
 
 PREFIX = "ORDERSYS_"
 _OF_THE_TESTS = f"{PREFIX}FAULT_"  # how long and where the fault suite runs: no setting, and no mistake
-_KEY = "api_key"  # a secret as a whole; others hold one
+_WHOLE = ("api_key", "webhook_secret")  # secrets as a whole; others hold one
 _PACKAGE = Path(__file__).resolve().parent
-_RATE = re.compile(r"[1-9][0-9]{0,8}/[1-9][0-9]{0,4}")
 _ORIGIN = re.compile(r"https?://[^\s/]+")
 _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 _MOST_BYTES = 64 * 1024  # of a file that holds one setting
-_HOST_PORT = re.compile(r"(?:\[[^\s\[\]/@]+\]|[^\s:\[\]/@]+):([0-9]{1,5})")
-
-
-def _bind(value: str) -> str:
-    found = _HOST_PORT.fullmatch(value)
-    if found is None or int(found[1]) > 65535:
-        raise ValueError(f"{value!r} is not HOST:PORT, for example 127.0.0.1:50051 or [::1]:50051")
-    return value
-
-
-def _address(value: str) -> str:
-    if _bind(value).rpartition(":")[2].strip("0") == "":
-        raise ValueError(f"{value!r} has port 0, which nobody can call")
-    return value
-
-
-def _admin_bind(value: str) -> str:
-    return value if value == "off" else _bind(value)
-
-
-def _broker_url(value: str) -> str:
-    if value and not value.startswith(("sqlite:///", "amqp://", "amqps://")):
-        raise ValueError("expected sqlite:///FILE, amqp://USER:PASSWORD@HOST:PORT/VHOST or amqps://...")
-    return value
-
-
-def _rate_limit(value: str) -> str:
-    if value != "off" and _RATE.fullmatch(value) is None:
-        raise ValueError(f"{value!r} is not REQUESTS/SECONDS, for example 600/60, and not off")
-    return value
-
-
-def _jwks_url(value: str) -> str:
-    if value and (re.fullmatch(r"https?://[^\s/]\S*", value) is None):
-        raise ValueError("expected https://HOST/PATH of a JSON Web Key Set")
-    return value
-
-
-def _database_url(value: str) -> str:
-    if value and not value.startswith(("sqlite:///", "postgresql://", "postgresql+")):
-        raise ValueError("expected sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME")
-    return value
-
-
-Bind = Annotated[str, AfterValidator(_bind)]
-Address = Annotated[str, AfterValidator(_address)]
-AdminBind = Annotated[str, AfterValidator(_admin_bind)]
-DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 
 
 def default_data() -> Path:
@@ -91,7 +56,7 @@ class Settings(BaseSettings):
         default_factory=lambda: platformdirs.user_data_path("ordersys", appauthor=False),
         description="folder of the embedded databases and broker",
     )
-    broker_url: Annotated[str, AfterValidator(_broker_url)] = Field(
+    broker_url: BrokerUrl = Field(
         default="", repr=False, description="sqlite:///FILE (one machine) or amqp://USER:PASSWORD@HOST:PORT/VHOST"
     )
     product_database_url: DatabaseUrl = Field(
@@ -105,14 +70,14 @@ class Settings(BaseSettings):
     product_address: Address = Field(default="127.0.0.1:50051", description="where clients find the Product Service")
     order_address: Address = Field(default="127.0.0.1:50052", description="where clients find the Order Service")
     api_database_url: DatabaseUrl = Field(default="", repr=False, description="the same for the API's keys")
-    api_rate_limit: Annotated[str, AfterValidator(_rate_limit)] = Field(
+    api_rate_limit: RateLimit = Field(
         default="600/60", description="REQUESTS/SECONDS that one key, token or address may send to the API, or off"
     )
     api_max_streams: int = Field(default=100, ge=1, le=10_000, description="event streams that the API serves at once")
     api_cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="web origins that may call the API, for example https://shop.example; * = any"
     )
-    api_jwt_jwks_url: Annotated[str, AfterValidator(_jwks_url)] = Field(
+    api_jwt_jwks_url: JwksUrl = Field(
         default="", repr=False, description="https://... of the keys whose bearer tokens the API takes"
     )
     api_jwt_public_key_file: str = Field(default="", description="the same as one public key in a PEM file")
@@ -153,6 +118,26 @@ class Settings(BaseSettings):
     broker_ca_file: str = Field(default="", description="CA of an amqps:// broker; default: that of the services")
     broker_cert_file: str = Field(default="", description="certificate shown to it; default: this process's own")
     broker_key_file: str = Field(default="", description="PEM file of the key of that certificate")
+    notify_sink: str = Field(
+        default="log", min_length=1, description="what `notify` does: log, webhook, smtp, command, or one of your own"
+    )
+    notify_timeout_seconds: float = Field(
+        default=10.0, gt=0, le=300, description="how long webhook, smtp and command may take for one event"
+    )
+    notify_command: str = Field(default="", description="the program of the sink command, with its arguments")
+    webhook_url: WebhookUrl = Field(
+        default="", repr=False, description="where the sink webhook posts to: https://HOST/PATH"
+    )
+    webhook_secret: WebhookSecret = Field(
+        default="", repr=False, description="what webhooks are signed with: whsec_...; several: separated by commas"
+    )
+    smtp_url: SmtpUrl = Field(
+        default="", repr=False, description="the mail server of the sink smtp: smtps://USER:PASSWORD@HOST or smtp://..."
+    )
+    smtp_from: Mailbox = Field(default="", description="whom the mails are from")
+    smtp_to: Annotated[tuple[Mailbox, ...], NoDecode] = Field(
+        default=(), description="whom they go to, separated by commas"
+    )
     traces: Literal["off", "otlp"] = Field(
         default="off", description="export traces with OTLP; the OTEL_* variables say where to"
     )
@@ -175,7 +160,9 @@ class Settings(BaseSettings):
         default=10.0, ge=0, le=3600, description="how long work in flight may take after SIGTERM"
     )
 
-    @field_validator("retry_waits", "api_cors_origins", "api_jwt_algorithms", "tls_admin_identities", mode="before")
+    @field_validator(
+        *("retry_waits", "api_cors_origins", "api_jwt_algorithms", "tls_admin_identities", "smtp_to"), mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -274,6 +261,12 @@ def environment_of(**chosen: object) -> dict[str, str]:
     return own | {PREFIX + name.upper(): str(value) for name, value in chosen.items()}
 
 
+def environment_without_secrets() -> dict[str, str]:
+    """The environment of a program that is not ours: of the settings that may hold a secret, only their files."""
+    secret = {PREFIX + name.upper() for name in _may_be_secret()}
+    return {name: value for name, value in os.environ.items() if name.upper() not in secret}
+
+
 def _may_be_secret() -> list[str]:
     return [name for name, field in Settings.model_fields.items() if not field.repr]
 
@@ -329,14 +322,18 @@ def table(settings: Settings) -> list[tuple[str, str, str]]:
     return [
         (
             PREFIX + name.upper(),
-            "***" if name == _KEY and settings.api_key else _shown(getattr(settings, name)),
+            _shown(name, getattr(settings, name)),
             field.description or "",
         )
         for name, field in Settings.model_fields.items()
     ]
 
 
-def _shown(value: object) -> str:
+def _shown(name: str, value: object) -> str:
+    if name in _WHOLE and value:
+        return "***"
+    if name == "webhook_url" and (found := WEBHOOK.fullmatch(str(value))):
+        return f"{found[1]}/***"  # many receivers have their secret in the path
     if isinstance(value, tuple):
         return ",".join(part if isinstance(part, str) else f"{part:g}" for part in value)
     return masked(str(value))

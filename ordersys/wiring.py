@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
+from ordersys import extensions
 from ordersys.broker.broker import Broker
 from ordersys.core import errors, ids, seed, tls, topology
 from ordersys.core.rpc import callers
@@ -192,12 +193,13 @@ class NotifierPart(Role):
         *,
         json: bool,
         label: str = "",
+        sink: str = "log",
         registry: Registry | None = None,
     ) -> None:
         super().__init__("notification-service", traces, registry)
         self._settings = settings
         self._queue = queue
-        self._sink = (stream, json, label)
+        self._sink = partial(extensions.sink, settings, sink, stream, json=json, label=label)
         self._notifier: Notifier | None = None
         self.name = f"Notification Service {queue.name}"
 
@@ -205,9 +207,9 @@ class NotifierPart(Role):
         from ordersys.notify.consumer import Notifier
         from ordersys.notify.inbox import CHAIN, Inbox
         from ordersys.notify.metrics import NotifierMetrics
-        from ordersys.notify.sinks import LogSink
 
         settings = self._settings
+        sink, batch = await asyncio.to_thread(self._sink)
         await self.show(settings, "notify_admin_bind")
         database = await self.open_database(settings.notify_database_url, CHAIN)
         consumed = self.closing(broker(settings))
@@ -221,11 +223,9 @@ class NotifierPart(Role):
             return await asyncio.to_thread(inbox.prune, before, limit)
 
         self.keep_pruning("handled events", prune, settings.event_retention_days)
-        stream, json, label = self._sink
-        sink = LogSink(stream, json=json, label=label)
         measured = NotifierMetrics(self.registry, self._queue.name)
         notifier = self._notifier = Notifier(
-            consumed, self._queue, inbox, sink, name=self.name, metrics=measured, tracing=self.tracing
+            consumed, self._queue, inbox, sink, name=self.name, batch=batch, metrics=measured, tracing=self.tracing
         )
         notifier.start()
         self.undo(lambda grace: asyncio.to_thread(notifier.stop, max(1.0, grace)))

@@ -11,6 +11,7 @@ _SECRETS = (
     # As libpq has it, and many others.
     (re.compile(r"\b((?:pass|Pass|PASS)[A-Za-z_]{0,99}\s?=\s?)(?:'[^']*'|\"[^\"]*\"|[^\s'\"]+)"), r"\1***"),
     (re.compile(r"(osk_[0-9a-f]{1,99})_[A-Za-z0-9_-]+"), r"\1_***"),
+    (re.compile(r"(whsec_)[A-Za-z0-9+/=]+"), r"\1***"),
     (re.compile(r"(?<![A-Za-z0-9_.-])eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_.-]+"), "***"),  # a JSON Web Token
     (re.compile(r"([Bb]earer\s)[A-Za-z0-9._~+/-]{12,}=*"), r"\1***"),
     (
@@ -18,7 +19,7 @@ _SECRETS = (
         "(a private key)",
     ),
 )
-_TELLTALES = ("://", "=", "osk_", "eyJ", "earer", "-----")
+_TELLTALES = ("://", "=", "osk_", "whsec_", "eyJ", "earer", "-----")
 """Text without any of these holds none of those."""
 
 

@@ -24,7 +24,7 @@ from ordersys.core.watch.metrics import Registry
 from ordersys.core.watch.tracing import Span, Tracing
 from ordersys.notify.inbox import Attempt
 from ordersys.notify.metrics import NotifierMetrics
-from ordersys.notify.sinks import Sink, SinkClosed
+from ordersys.notify.sinks import Sink, SinkClosed, Undeliverable
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ class Notifier:
         subscription.ack([*handled, *duplicates])
         self._count(duplicates=len(duplicates))
         for message, error in failed:
-            self._retry(subscription, message, error)
+            self._give_on(subscription, message, error)
 
     def _readable(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> list[Message]:
         """The deliveries with their events; what can never be read goes to the dead letters at once."""
@@ -218,11 +218,15 @@ class Notifier:
         self._count(handled=len(self._unrecorded))
         self._unrecorded.clear()
 
-    def _retry(self, subscription: Subscription, message: Message, error: Exception) -> None:
+    def _give_on(self, subscription: Subscription, message: Message, error: Exception) -> None:
+        """To the next retry queue, or to the dead letters: after the last one, and when the sink says so."""
         delivery, event = message
         reason = display.printable(f"{type(error).__name__}: {error}")  # it goes into a header and a database
         failed_at = ids.now_us()
-        again = subscription.retry(delivery, reason)
+        hopeless = isinstance(error, Undeliverable)
+        if hopeless:
+            subscription.dead_letter(delivery, reason)
+        again = not hopeless and subscription.retry(delivery, reason)
         logger.warning(
             "%s: event %s of order %s failed on try %d of %d, %s: %s",
             self._name,
@@ -232,7 +236,7 @@ class Notifier:
             self._queue.tries,
             "to be tried again" if again else "now a dead letter",
             reason,
-            exc_info=error if not again else None,
+            exc_info=None if again or hopeless else error,
             extra={"ecs": self._facts(event)},
         )
         self._count(retried=int(again), dead=int(not again))

@@ -14,13 +14,18 @@ class SinkClosed(Exception):
     """Nobody takes notifications any more: the notifier stops and keeps the messages in their queue."""
 
 
+class Undeliverable(Exception):
+    """No repetition can help: the event goes to the dead letters at once, with this message as the reason."""
+
+
 class Sink(Protocol):
     def handle(self, event: Event, body: bytes) -> None:
         """Tell somebody about one event; `body` is the CloudEvent as it came.
 
-        Raising means that it failed and is to be tried again later, with growing waits; returning means that it is
-        done. Bound the time: no other event is handled meanwhile. After a crash an event can come twice: `event.id`
-        is the same then. Events of one order may come late or out of order after a retry: compare `order.version`.
+        Returning means that it is done. Raising `Undeliverable` means that it never will be, raising anything else
+        that it is to be tried again later, with growing waits; the message becomes the reason that people read.
+        Bound the time: no other event is handled meanwhile. After a crash an event can come twice: `event.id` is the
+        same then. Events of one order may come late or out of order after a retry: compare `order.version`.
         """
 
 

@@ -25,12 +25,18 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     folder = tmp_path_factory.mktemp("planted")
     nobody = f"127.0.0.1:{free_port()}"
     (folder / "broker").write_text(f"amqp://user:{SECRET}@{nobody}/%2F\n")
+    (folder / "webhook").write_text(f"whsec_{SECRET:A<32}\n")
     settings = {
         "ORDERSYS_BROKER_URL_FILE": str(folder / "broker"),
         "ORDERSYS_API_JWT_JWKS_URL": f"http://user:{SECRET}@{nobody}/keys?api_token={SECRET}",
         "ORDERSYS_API_JWT_ISSUER": "https://issuer.example",
         "ORDERSYS_API_JWT_AUDIENCE": "shop",
         "ORDERSYS_API_KEY": KEY,
+        "ORDERSYS_WEBHOOK_URL": f"http://{nobody}/{SECRET}?token={SECRET}",
+        "ORDERSYS_WEBHOOK_SECRET_FILE": str(folder / "webhook"),
+        "ORDERSYS_SMTP_URL": f"smtp://user:{SECRET}@{nobody}",
+        "ORDERSYS_SMTP_FROM": "orders@shop.example",
+        "ORDERSYS_SMTP_TO": "shop@shop.example",
     }
     with Backend(folder, {**DEBUG, **settings}, fresh=True) as backend:
         yield backend
@@ -85,6 +91,26 @@ def test_roles_keep_secrets_to_themselves_while_everything_fails(planted: Backen
     assert leaks(*(role.err + role.out for role in roles)) == []
     assert [wrong_log_lines(role) for role in roles] == [[], [], []]
     assert {line["service.name"] for role in roles for line in role.log} == {"product-service", "order-service", "api"}
+
+
+def test_notifiers_keep_the_secrets_of_their_sinks_to_themselves(planted: Backend) -> None:
+    own = {"ORDERSYS_BROKER_URL": f"sqlite:///{planted.home / 'broker.db'}", "ORDERSYS_BROKER_URL_FILE": ""}
+    own["ORDERSYS_RETRY_WAITS"] = "0"
+    roles = [
+        planted.start(*command.split(), **own)
+        for command in ("serve-order", "serve-product", "notify --mode fanout --sink webhook")
+    ]
+    roles.append(planted.start("notify", "--mode", "topic", ORDERSYS_NOTIFY_SINK="smtp", **own))
+    for role in roles:
+        role.ready()
+    planted.place("1:1")
+    for notifier in roles[2:]:
+        notifier.says("now a dead letter")
+        notifier.says("Connection refused")
+    assert leaks(*(role.err + role.out + seen_by_others(role.pid) for role in roles)) == []
+    assert leaks(planted.run("dlq", "list", "--json", **own).out) == []
+    assert [wrong_log_lines(role) for role in roles] == [[], [], [], []]
+    assert [role.stop() for role in roles] == [0, 0, 0, 0]
 
 
 FAILING = [

@@ -20,7 +20,7 @@ from ordersys.core.watch.metrics import Registry
 from ordersys.notify.consumer import Counts, Notifier
 from ordersys.notify.inbox import Attempt
 from ordersys.notify.metrics import NotifierMetrics
-from ordersys.notify.sinks import SinkClosed
+from ordersys.notify.sinks import SinkClosed, Undeliverable
 
 QUEUE = replace(NOTIFY_TOPIC, waits=(1.0, 5.0))
 
@@ -500,6 +500,20 @@ def test_a_retry_that_cannot_be_published_leaves_the_message_and_keeps_what_was_
     until(lambda: notifier.counts == Counts(handled=2))
     assert setting.sink.effects == ["event-2", "event-1"]
     assert not setting.broker.resting
+
+
+def test_what_a_sink_calls_undeliverable_is_a_dead_letter_at_once(
+    setting: Setting, caplog: pytest.LogCaptureFixture
+) -> None:
+    setting.journal.fail("handle event-1", Undeliverable("410 Gone"))
+    setting.broker.send(event(1), event(2))
+    notifier = setting.start()
+    until(lambda: notifier.counts == Counts(handled=1, dead=1))
+    assert [(each.message_id, why) for each, why in setting.broker.dead] == [("message-1", "Undeliverable: 410 Gone")]
+    assert setting.journal.of("retry") == []
+    until(lambda: setting.inbox.failures == [("event-1", 1)])
+    assert "failed on try 1 of 3, now a dead letter: Undeliverable: 410 Gone" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_a_dead_letter_that_cannot_be_published_is_tried_again(setting: Setting) -> None:

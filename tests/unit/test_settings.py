@@ -246,6 +246,60 @@ def test_the_readme_names_every_setting() -> None:
     assert [name for name in shown(settings.load()) if f"`{name}`" not in readme] == []
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "right"),
+    [
+        ("WEBHOOK_URL", "shop.example/hook", "https://HOST/PATH"),
+        ("WEBHOOK_URL", "https://user:hunter2@shop.example/hook", "without a user"),
+        ("WEBHOOK_URL", "https://shop.example:99999/hook", "https://HOST/PATH"),
+        ("WEBHOOK_URL", "https://shop.example/a b", "https://HOST/PATH"),
+        ("WEBHOOK_SECRET", "hunter2", "whsec_ and the base64 of 24 to 64 random bytes"),
+        ("SMTP_URL", "http://mail.example", "smtps://"),
+        ("SMTP_URL", "smtp://user:hunter2@mail.example:99999", "smtps://"),
+        ("SMTP_FROM", "nobody", "is not an address like orders@shop.example"),
+        ("SMTP_TO", "one@shop.example, Two <two@shop.example>", "is not an address like orders@shop.example"),
+        ("NOTIFY_SINK", "", "at least 1 character"),
+        ("NOTIFY_TIMEOUT_SECONDS", "0", "greater than 0"),
+    ],
+)
+def test_a_setting_of_a_sink_that_is_wrong_says_what_would_be_right(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, right: str
+) -> None:
+    monkeypatch.setenv(f"ORDERSYS_{name}", value)
+    said = refusal()
+    assert said.startswith(f"ORDERSYS_{name}: ")
+    assert right in said
+    assert "hunter2" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "seen"),
+    [
+        ("WEBHOOK_URL", "https://shop.example:8443/hooks/hunter2?x=hunter2", "https://shop.example:8443/***"),
+        ("WEBHOOK_SECRET", f"whsec_{'hunter2x' * 4}", "***"),
+        ("SMTP_URL", "smtps://shop:hunter2@mail.example", "smtps://shop:***@mail.example"),
+        ("SMTP_TO", "one@shop.example, two@shop.example", "one@shop.example,two@shop.example"),
+    ],
+)
+def test_what_sinks_know_is_shown_without_its_secrets(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, seen: str
+) -> None:
+    monkeypatch.setenv(f"ORDERSYS_{name}", value)
+    assert shown(settings.load())[f"ORDERSYS_{name}"] == seen
+
+
+def test_a_program_of_others_gets_no_setting_that_may_hold_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORDERSYS_BROKER_URL", "amqp://guest:hunter2@rabbit/shop")
+    monkeypatch.setenv("ORDERSYS_WEBHOOK_SECRET_FILE", "/run/secrets/webhook")
+    monkeypatch.setenv("ORDERSYS_ORDER_ADDRESS", "order:50052")
+    given = settings.environment_without_secrets()
+    assert "ORDERSYS_BROKER_URL" not in given
+    assert (given["ORDERSYS_WEBHOOK_SECRET_FILE"], given["ORDERSYS_ORDER_ADDRESS"]) == (
+        "/run/secrets/webhook",
+        "order:50052",
+    )
+
+
 # --- secrets in files -------------------------------------------------------------------------------------------
 
 MAY_BE_SECRET = [
@@ -253,14 +307,22 @@ MAY_BE_SECRET = [
     "BROKER_URL",
     "API_JWT_JWKS_URL",
     "API_KEY",
+    "WEBHOOK_URL",
+    "WEBHOOK_SECRET",
+    "SMTP_URL",
 ]
 
 
 @pytest.mark.parametrize("name", MAY_BE_SECRET)
 def test_what_may_hold_a_secret_can_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
-    value = {"BROKER_URL": "amqp://u:p@h/v", "API_JWT_JWKS_URL": "https://u:p@h/keys", "API_KEY": "osk_1_2"}.get(
-        name, "postgresql+psycopg://u:p@h/d"
-    )
+    value = {
+        "BROKER_URL": "amqp://u:p@h/v",
+        "API_JWT_JWKS_URL": "https://u:p@h/keys",
+        "API_KEY": "osk_1_2",
+        "WEBHOOK_URL": "https://h/secret",
+        "WEBHOOK_SECRET": f"whsec_{'A' * 32}",
+        "SMTP_URL": "smtps://u:p@h",
+    }.get(name, "postgresql+psycopg://u:p@h/d")
     (tmp_path / "secret").write_text(value + "\n")
     monkeypatch.setenv(f"ORDERSYS_{name}_FILE", str(tmp_path / "secret"))
     assert getattr(settings.load(), name.lower()) == value
@@ -365,7 +427,7 @@ def test_a_long_text_does_not_take_long(piece: str) -> None:
     assert min(seconds(20_000) for _ in range(3)) < 20 * min(seconds(2_000) for _ in range(3)) + 0.05
 
 
-PIECES = [*"abc=: ?&", "://", "PASS=", "Bearer ", "osk_1_", "eyJx.", "user:hunter2@", "-----"]
+PIECES = [*"abc=: ?&", "://", "PASS=", "Bearer ", "osk_1_", "whsec_x", "eyJx.", "user:hunter2@", "-----"]
 
 
 @given(st.lists(st.sampled_from(PIECES)).map("".join))
@@ -388,6 +450,7 @@ JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJodW50ZXIyIn0.aHVudGVyMg"
         ('{"Passwort": "x"}', '{"Passwort": "x"}'),
         ("PASSWORD=hunter2", "PASSWORD=***"),
         ("key osk_0123456789ab_hunter2-_x.", "key osk_0123456789ab_***."),
+        ("signed with whsec_hunter2/+AA==, twice", "signed with whsec_***, twice"),
         (f"Authorization: Bearer {JWT}", "Authorization: Bearer ***"),
         (f"token={JWT}", "token=***"),
         ("bearer abcdefghijklmnop==", "bearer ***"),
