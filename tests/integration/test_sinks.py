@@ -276,7 +276,7 @@ def test_a_4yz_is_tried_again_and_a_5yz_is_final(
 def test_one_recipient_who_is_refused_does_not_keep_it_from_the_others(
     post: MailServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    post.answers["RCPT TO:<one@shop.example>"] = "550 nobody"
+    post.answers["rcpt TO:<one@shop.example>"] = "550 nobody"
     mail(post).handle(EVENT, BODY)
     assert len(post.mails) == 1
     assert f"the others have event {EVENT.id}, one@shop.example has not: 550 nobody" in caplog.text
