@@ -17,9 +17,13 @@ from ordersys.settings import Settings
 
 if TYPE_CHECKING:
     from ordersys.notify.sinks import Sink
+    from ordersys.product.rules import Rules
 
 SINKS = "ordersys.sinks"
 """Each entry point is called without arguments when the notifier starts, and returns a `notify.sinks.Sink`."""
+
+RULES = "ordersys.rules"
+"""Each entry point is a `product.rules.Rule`."""
 
 _LOG = "log"
 _BATCH = 50
@@ -43,6 +47,19 @@ def sink(settings: Settings, name: str, stream: TextIO, *, json: bool, label: st
         own: Sink = made
         return own, 1
     return {"webhook": _webhook, "smtp": _mail, "command": _program}[name](settings), 1
+
+
+def rules(settings: Settings) -> "Rules | None":
+    """The shop's own rules, in the order of the setting; None without any. Raises UsageError for one that is none."""
+    if not settings.rules:
+        return None
+    from ordersys.product.rules import Rules
+
+    found = {name: _loaded(RULES, name) for name in settings.rules}
+    for name, rule in found.items():
+        if not callable(rule):
+            raise errors.UsageError(f"the rule {name!r} cannot be called: it is {rule!r}")
+    return Rules(found)
 
 
 def _webhook(settings: Settings) -> "Sink":

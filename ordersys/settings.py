@@ -138,6 +138,9 @@ class Settings(BaseSettings):
     smtp_to: Annotated[tuple[Mailbox, ...], NoDecode] = Field(
         default=(), description="whom they go to, separated by commas"
     )
+    rules: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="rules of your own that an order must pass, by name, separated by commas"
+    )
     traces: Literal["off", "otlp"] = Field(
         default="off", description="export traces with OTLP; the OTEL_* variables say where to"
     )
@@ -161,7 +164,8 @@ class Settings(BaseSettings):
     )
 
     @field_validator(
-        *("retry_waits", "api_cors_origins", "api_jwt_algorithms", "tls_admin_identities", "smtp_to"), mode="before"
+        *("retry_waits", "api_cors_origins", "api_jwt_algorithms", "tls_admin_identities", "smtp_to", "rules"),
+        mode="before",
     )
     @classmethod
     def _split(cls, value: object) -> object:

@@ -88,11 +88,12 @@ class ProductPart(Role):
         from ordersys.product.store import CHAIN, ProductStore
 
         settings = self._settings
+        rules = await asyncio.to_thread(extensions.rules, settings)
         own = _own_tls(settings, self.name, settings.product_bind)
         await self.show(settings, "product_admin_bind")
         measured = ProductMetrics(self.registry)
         database = await self.open_database(settings.product_database_url, CHAIN)
-        store = ProductStore(database)
+        store = ProductStore(database, rules)
         await asyncio.to_thread(lambda: store.seed(seed.load(settings.data), ids.now_us()))
         tracing = self.tracing
         authority = GrpcAuthority(self._orders(), settings.deadline_seconds, own, tracing)
@@ -122,6 +123,8 @@ class ProductPart(Role):
         await server.start()
         self.undo(server.stop)
         self.address = server.address
+        if rules is not None:
+            logger.info("%s refuses orders by the rules %s", self.name, ", ".join(settings.rules))
         logger.info("%s listens on %s%s", self.name, self.address, self.watched)
 
 

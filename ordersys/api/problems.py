@@ -26,6 +26,7 @@ STATUS: dict[str, int] = {
     "method_not_allowed": 405,
     "request_timeout": 408,
     "insufficient_stock": 409,
+    "order_refused": 409,
     "invalid_transition": 409,
     "version_conflict": 412,
     "payload_too_large": 413,

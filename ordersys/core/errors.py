@@ -7,6 +7,7 @@ OrdersysError
  ├ DeadLetterNotFound      dead_letter_not_found
  ├ KeyNotFound             key_not_found            an API key, not an idempotency key
  ├ InsufficientStock       insufficient_stock
+ ├ OrderRefused            order_refused            a rule of the shop's own says no
  ├ InvalidTransition       invalid_transition       the order's status does not allow the change
  ├ VersionConflict         version_conflict         the order changed since the caller read it
  ├ IdempotencyKeyReused    idempotency_key_reused   same key, other body
@@ -97,6 +98,15 @@ class InsufficientStock(OrdersysError):
         )
 
 
+class OrderRefused(OrdersysError):
+    code = "order_refused"
+
+    @classmethod
+    def of(cls, rule: str, reason: str, message: str) -> "OrderRefused":
+        """`reason` is the rule's own code, for programs."""
+        return cls(message, {"rule": rule, "reason": reason})
+
+
 class InvalidTransition(OrdersysError):
     code = "invalid_transition"
 
@@ -169,6 +179,7 @@ REFUSALS: dict[str, type[OrdersysError]] = {
         ProductNotFound,
         OrderNotFound,
         InsufficientStock,
+        OrderRefused,
         InvalidTransition,
         VersionConflict,
         IdempotencyKeyReused,

@@ -55,6 +55,25 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """An order as it is asked for, before anybody has taken it: lines with today's prices, in minor units.
+
+    `placing` is False when the lines of an order are to be replaced; whose order that is, the Product Service does not
+    know, and `customer_id` is "".
+    """
+
+    order_id: str
+    customer_id: str
+    lines: tuple[Line, ...]
+    currency: str
+    placing: bool
+
+    @property
+    def total(self) -> int:
+        return sum(line.quantity * line.unit_price for line in self.lines)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Product:
     """What can be sold, its price per unit in minor units, and how many units are available now."""
 

@@ -13,7 +13,7 @@ from ordersys.product.model import Fate
 LOOK_SECONDS = 2.0
 DRIFT_SECONDS = 300.0
 """How often the whole ledger is added up."""
-_REFUSALS = (errors.InsufficientStock.code, errors.ProductNotFound.code)
+_REFUSALS = (errors.InsufficientStock.code, errors.ProductNotFound.code, errors.OrderRefused.code)
 
 
 class Store(Protocol):
@@ -27,7 +27,9 @@ class ProductMetrics:
     def __init__(self, registry: Registry) -> None:
         self.writer = BatchMetrics(registry, "product-writer")
         self.asker = BatchMetrics(registry, "order-asker")
-        refusals = registry.counter("ordersys_stock_refusals", "Commands refused for their products", ["code"])
+        refusals = registry.counter(
+            "ordersys_stock_refusals", "Commands refused for their products or by a rule", ["code"]
+        )
         self._refusals = {code: refusals.labels(code) for code in _REFUSALS}
         settlements = registry.counter(
             "ordersys_settlements",

@@ -5,13 +5,13 @@ A batch is decided on a `Book`, each command in the order of arrival; one that i
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from ordersys.core import errors, fields
 from ordersys.core.errors import FieldViolation
-from ordersys.core.records import Line, Product, product_to_proto
+from ordersys.core.records import Line, Product, Proposal, product_to_proto
 from ordersys.product.book import Answer, Book, KeyRecord, Kind, Move, Quantities, Reservation
 
 MAX_DELTA = 1_000_000_000
@@ -125,11 +125,17 @@ class Settled:
 
 Decision = Taken | Answered | Unsettled | Settled
 
+Judge = Callable[[Proposal], errors.OrdersysError | None]
+"""The shop's own rules (see `rules.Rules`): why it does not take an order, None when it does."""
 
-def decide(book: Book, command: OrderCommand | AdjustStock | Settlement, now: int) -> Decision:
+
+def decide(
+    book: Book, command: OrderCommand | AdjustStock | Settlement, now: int, judge: Judge | None = None
+) -> Decision:
     """Decide one command on the book; a refusal is an answer, and moves no stock.
 
-    A rule's refusal is remembered with the key like any answer; an impossible value is not, it is refused anyway.
+    A rule's refusal is remembered with the key like any answer; an impossible value is not, it is refused anyway, nor
+    is a fault, which may be gone the next time.
     """
     if isinstance(command, Settlement):
         return _settle(book, command)
@@ -137,11 +143,12 @@ def decide(book: Book, command: OrderCommand | AdjustStock | Settlement, now: in
     if known is not None:
         return _again(known, command)
     try:
-        decision = _adjust(book, command) if isinstance(command, AdjustStock) else _take(book, command, now)
+        decision = _adjust(book, command) if isinstance(command, AdjustStock) else _take(book, command, now, judge)
     except errors.OrdersysError as error:
         decision = Answered(error, replayed=False)
     unkeyed = not command.key or isinstance(decision, Unsettled)
-    if unkeyed or (isinstance(decision, Answered) and isinstance(decision.answer, errors.InvalidArgument)):
+    passing = errors.InvalidArgument | errors.Internal
+    if unkeyed or (isinstance(decision, Answered) and isinstance(decision.answer, passing)):
         return decision
     book.remember(
         KeyRecord(
@@ -185,7 +192,7 @@ def _adjust(book: Book, command: AdjustStock) -> Answered:
     return Answered(product_to_proto(adjusted).SerializeToString(), replayed=False)
 
 
-def _take(book: Book, command: OrderCommand, now: int) -> Taken | Unsettled:
+def _take(book: Book, command: OrderCommand, now: int, judge: Judge | None) -> Taken | Unsettled:
     reservation = book.reservations.get(command.order_id)
     if isinstance(command, PlaceOrder):
         held: Quantities = {}
@@ -201,6 +208,8 @@ def _take(book: Book, command: OrderCommand, now: int) -> Taken | Unsettled:
     if not isinstance(command, CancelOrder):
         wanted = summed(command.lines)
         lines, currency = _priced(book, command.lines)
+        if judge is not None and (refused := judge(_proposal(command, lines, currency))) is not None:
+            raise refused
     # Only what grows is taken now; what shrinks is given back once order-service has accepted.
     grown = {each: quantity - held.get(each, 0) for each, quantity in wanted.items() if quantity > held.get(each, 0)}
     for product_id, quantity in grown.items():
@@ -247,6 +256,12 @@ def _settle(book: Book, settlement: Settlement) -> Settled:
         else:
             book.answer(key, settlement.answer)
     return Settled(applied=True)
+
+
+def _proposal(command: PlaceOrder | UpdateOrder, lines: tuple[Line, ...], currency: str) -> Proposal:
+    placing = isinstance(command, PlaceOrder)
+    customer_id = command.customer_id if isinstance(command, PlaceOrder) else ""
+    return Proposal(order_id=command.order_id, customer_id=customer_id, lines=lines, currency=currency, placing=placing)
 
 
 def _product(book: Book, product_id: str) -> Product:

@@ -32,17 +32,21 @@ class Summary:
 
 
 class ProductStore:
-    """The Product Service's database. Blocking; raises `Unavailable` when it cannot be reached or written."""
+    """The Product Service's database. Blocking; raises `Unavailable` when it cannot be reached or written.
 
-    def __init__(self, database: Database) -> None:
+    `judge` is asked before an order takes stock, inside the transaction.
+    """
+
+    def __init__(self, database: Database, judge: model.Judge | None = None) -> None:
         self.database = database
+        self._judge = judge
 
     async def decide(self, commands: Sequence[AnyCommand], now: int) -> list[model.Decision]:
         """Decide the batch in order and write what it changed, all in one durable transaction; one decision each."""
 
         def work(connection: sa.Connection) -> list[model.Decision]:
             book = _load(connection, commands)
-            decisions = [model.decide(book, command, now) for command in commands]
+            decisions = [model.decide(book, command, now, self._judge) for command in commands]
             _save(connection, book, now)
             return decisions
 

@@ -141,3 +141,22 @@ def test_a_name_that_two_packages_claim_is_refused(package: Any) -> None:
     for name in ("shop_one", "shop_two"):
         package(name, "", sinks=f"fax = {name}:Fax")
     assert refusal("fax") == "'fax' in ordersys.sinks is claimed by more than one package: shop_one, shop_two"
+
+
+def test_rules_are_those_that_the_setting_names_in_its_order(package: Any) -> None:
+    package("shop_rules", "def one(p): pass\ndef two(p): pass\n", rules="one = shop_rules:one\ntwo = shop_rules:two")
+    assert extensions.rules(settings.load()) is None
+    found = extensions.rules(settings.load({"rules": "two, one"}))
+    assert found is not None
+    assert list(found._rules) == ["two", "one"]
+
+
+def test_a_rule_that_is_none_is_named(package: Any) -> None:
+    package("shop_seven", "seven = 7", rules="seven = shop_seven:seven")
+    for name, said in (
+        ("seven", "the rule 'seven' cannot be called: it is 7"),
+        ("eight", "there is no 'eight' in ordersys.rules; there are: seven"),
+    ):
+        with pytest.raises(errors.UsageError) as refused:
+            extensions.rules(settings.load({"rules": name}))
+        assert refused.value.message == said

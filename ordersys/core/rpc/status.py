@@ -18,6 +18,7 @@ STATUS: dict[str, grpc.StatusCode] = {
     "product_not_found": grpc.StatusCode.NOT_FOUND,
     "order_not_found": grpc.StatusCode.NOT_FOUND,
     "insufficient_stock": grpc.StatusCode.FAILED_PRECONDITION,
+    "order_refused": grpc.StatusCode.FAILED_PRECONDITION,
     "invalid_transition": grpc.StatusCode.FAILED_PRECONDITION,
     "version_conflict": grpc.StatusCode.ABORTED,
     "idempotency_key_reused": grpc.StatusCode.ALREADY_EXISTS,
