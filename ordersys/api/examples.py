@@ -113,6 +113,7 @@ PROBLEMS: dict[int, Refusal] = {
                 "insufficient_stock": _about(
                     "product '1': 5 requested, 2 available", product_id="1", requested="5", available="2"
                 ),
+                "order_refused": _about("51 stems: at most 50 at a time", rule="at-most-50", reason="too_many_stems"),
                 "invalid_transition": _about(
                     f"order '{_ORDER_ID}' is shipped: it cannot be cancelled",
                     order_id=_ORDER_ID,

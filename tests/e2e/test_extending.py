@@ -9,7 +9,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from e2e.processes import Backend, until
+from e2e.processes import Backend, Done, until
 
 from ordersys import lifecycle, settings, wiring
 from ordersys.client.calls import Orders
@@ -95,9 +95,10 @@ def test_the_example_refuses_by_its_rules_tells_its_ledger_and_sells_its_goods(s
 
 
 def test_a_package_that_cannot_be_used_ends_the_start_with_exit_code_2(shop: Shop, tmp_path: Path) -> None:
-    with Backend(tmp_path, {}) as backend:
+    with Backend(tmp_path, {}, fresh=True) as backend:  # Python itself looks for packages at its start
         absent = backend.run("serve-product", ORDERSYS_RULES="at-most-50")
-        unset = backend.run("notify", "--mode", "topic", "--sink", "ledger", PYTHONPATH=str(shop.site))
+        role = backend.start("notify", "--mode", "topic", "--sink", "ledger", PYTHONPATH=str(shop.site))
+        unset = Done(role.ends(), role.out, role.err)
     assert (absent.code, unset.code) == (2, 2)
     assert absent.complaint == "error: usage: there is no 'at-most-50' in ordersys.rules; there are: none"
     assert unset.complaint == "error: usage: 'ledger' in ordersys.sinks cannot be used: KeyError: 'SHOP_LEDGER'"

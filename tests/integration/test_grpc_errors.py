@@ -24,6 +24,7 @@ ERRORS: list[errors.OrdersysError] = [
     errors.ProductNotFound.of("1"),
     errors.OrderNotFound.of("o-1"),
     errors.InsufficientStock.of("1", 3, 2),
+    errors.OrderRefused.of("at-most-50", "too_many", "at most 50 at a time"),
     errors.InvalidTransition.of("o-1", "shipped", "cancelled"),
     errors.VersionConflict.of("o-1", 1, 2),
     errors.IdempotencyKeyReused.of("k"),
