@@ -81,3 +81,15 @@ def test_protos_that_are_none_are_a_failure_and_not_silence(tmp_path: Path) -> N
         published_protos.printed(protos)
     with pytest.raises(RuntimeError, match=r"nothing\.json"):
         published_protos.breaks(image=tmp_path / "nothing.json")
+
+
+def test_a_break_is_not_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The script itself, on a file of its own: it writes, and refuses once the protos do not keep what it wrote."""
+    image = tmp_path / "protos.json"
+    monkeypatch.setattr(published_protos, "IMAGE", image)
+    assert published_protos.main() == 0
+    written = image.read_text(encoding="utf-8")
+    assert written == published_protos.printed()
+    image.write_text(written.replace('"AuditStock"', '"CountStock"'), encoding="utf-8")
+    assert published_protos.main() == 1
+    assert '"CountStock"' in image.read_text(encoding="utf-8")

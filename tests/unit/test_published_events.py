@@ -12,7 +12,7 @@ import event_schemas
 import published_events
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -37,8 +37,14 @@ def validator(kind: str) -> Draft202012Validator:
     return Draft202012Validator(json.loads(published(kind)), format_checker=Draft202012Validator.FORMAT_CHECKER)
 
 
+@cache
+def read() -> str:
+    return json.dumps(yaml.safe_load(published_events.DOCUMENT.read_text(encoding="utf-8")))
+
+
 def described() -> Json:
-    found = yaml.safe_load(published_events.DOCUMENT.read_text(encoding="utf-8"))
+    """The published document, one of its own for whoever asks."""
+    found = json.loads(read())
     assert isinstance(found, dict)
     return found
 
@@ -171,6 +177,7 @@ def histories(draw: st.DrawFn) -> list[Event]:
     return found
 
 
+@settings(max_examples=40)
 @given(histories())
 def test_every_event_that_the_rules_lead_to_is_right_by_its_schema_and_by_no_other(history: list[Event]) -> None:
     for event in history:
