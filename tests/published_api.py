@@ -1,4 +1,4 @@
-"""What is published of the API: docs/openapi.json, and the table of endpoints in the README.
+"""What is published of the API: docs/openapi.json, and the table of endpoints in docs/reference/rest.md.
 
 `python tests/published_api.py` renews both. It refuses a break with the file that is there while the version is the
 same: whoever means to break something says so with the version.
@@ -16,7 +16,7 @@ from ordersys.api import docs, document
 
 PROJECT = Path(__file__).resolve().parents[1]
 DOCUMENT = PROJECT / "docs" / "openapi.json"
-README = PROJECT / "README.md"
+PAGE = PROJECT / "docs" / "reference" / "rest.md"
 RENEW = "python tests/published_api.py"
 HOST = "http://127.0.0.1:8080"
 
@@ -74,7 +74,7 @@ def main() -> int:
         )
         return 1
     DOCUMENT.write_text(text, encoding="utf-8")
-    README.write_text(with_table(README.read_text(encoding="utf-8"), table(described)), encoding="utf-8")
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), table(described)), encoding="utf-8")
     return 0
 
 

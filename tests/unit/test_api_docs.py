@@ -271,16 +271,16 @@ def test_the_published_document_is_the_present_one() -> None:
     assert published_api.DOCUMENT.read_text(encoding="utf-8") == docs.printed(), f"renew it: {published_api.RENEW}"
 
 
-def test_the_readme_has_every_endpoint() -> None:
-    readme = published_api.README.read_text(encoding="utf-8")
+def test_the_reference_has_every_endpoint() -> None:
+    page = published_api.PAGE.read_text(encoding="utf-8")
     rows = published_api.table(json.loads(docs.printed()))
-    assert published_api.with_table(readme, rows) == readme, f"renew it: {published_api.RENEW}"
+    assert published_api.with_table(page, rows) == page, f"renew it: {published_api.RENEW}"
 
 
-@pytest.mark.parametrize("readme", ["", "<!-- endpoints -->", "<!-- /endpoints --><!-- endpoints -->"])
-def test_a_readme_without_a_place_for_the_table_is_refused(readme: str) -> None:
+@pytest.mark.parametrize("page", ["", "<!-- endpoints -->", "<!-- /endpoints --><!-- endpoints -->"])
+def test_a_page_without_a_place_for_the_table_is_refused(page: str) -> None:
     with pytest.raises(ValueError, match="endpoints"):
-        published_api.with_table(readme, "")
+        published_api.with_table(page, "")
 
 
 # --- the rules of compatibility, tried on documents that break them ------------------------------------------------

@@ -241,11 +241,6 @@ def test_the_key_for_the_api_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> No
     assert "planted" not in repr(shown(settings.load())) + repr(settings.load())
 
 
-def test_the_readme_names_every_setting() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    assert [name for name in shown(settings.load()) if f"`{name}`" not in readme] == []
-
-
 @pytest.mark.parametrize(
     ("name", "value", "right"),
     [
