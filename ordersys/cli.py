@@ -307,8 +307,10 @@ def _load(service: str, **flags: object) -> "Settings":
 
 def _run(settings: "Settings", parts: "list[Part] | Any", ready: Callable[[], None] = lambda: None) -> None:
     from ordersys import lifecycle
+    from ordersys.settings import service_manager
+    from ordersys.supervisor import Supervisor
 
-    raise typer.Exit(lifecycle.run(parts, settings.grace_seconds, ready))
+    raise typer.Exit(lifecycle.run(parts, settings.grace_seconds, ready, Supervisor(*service_manager())))
 
 
 def _welcome(settings: "Settings", everything: Any, *, as_json: bool) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from ordersys.core import errors
+from ordersys.supervisor import READY, STOPPING, Supervisor
 
 logger = logging.getLogger(__name__)
 
@@ -62,18 +63,22 @@ async def stop_all(parts: Sequence[Part], grace: float) -> None:
             logger.error("%s failed while it stopped", part.name, exc_info=error)
 
 
-def run(parts: Sequence[Part], grace: float, ready: Callable[[], None] = lambda: None) -> int:
+def run(
+    parts: Sequence[Part], grace: float, ready: Callable[[], None] = lambda: None, supervisor: Supervisor | None = None
+) -> int:
     """Run until SIGTERM (returns 0), Ctrl-C (returns 130) or until a part ends by itself (returns 0).
+
+    The `supervisor` hears when it is ready and when it stops, and between them that the event loop turns.
 
     The last act of a process: a second signal ends it at once, and the end of the grace time ends it too, with
     the same exit code, whatever still hangs then.
     """
     _allow_open_files()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_run(parts, grace, ready))
+        return runner.run(_run(parts, grace, ready, supervisor or Supervisor()))
 
 
-async def _run(parts: Sequence[Part], grace: float, ready: Callable[[], None]) -> int:
+async def _run(parts: Sequence[Part], grace: float, ready: Callable[[], None], supervisor: Supervisor) -> int:
     stopped = asyncio.Event()
     received: list[int] = []
     bound = grace + _MARGIN_SECONDS * (len(parts) + 1)
@@ -98,9 +103,12 @@ async def _run(parts: Sequence[Part], grace: float, ready: Callable[[], None]) -
     await starting
     try:
         ready()
+        supervisor.tell(READY)
         while not stopped.is_set() and not any(part.ended() for part in parts):
+            supervisor.alive()
             await asyncio.wait((waiting,), timeout=0.2)
     finally:
+        supervisor.tell(STOPPING)
         if not received:
             _end_after(bound, 0)
         await stop_all(parts, grace)

@@ -271,6 +271,17 @@ def environment_without_secrets() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.upper() not in secret}
 
 
+def service_manager() -> tuple[str, float]:
+    """Where systemd hears from this process ("" = nowhere), and within how many seconds again (0 = it need not).
+
+    sd_notify(3) and sd_watchdog_enabled(3): the watchdog may be meant for another process than this one.
+    """
+    theirs = os.environ.get("WATCHDOG_PID", "") not in ("", str(os.getpid()))
+    usec = os.environ.get("WATCHDOG_USEC", "")
+    within = int(usec) / 1_000_000 if usec.isdecimal() and not theirs else 0.0
+    return os.environ.get("NOTIFY_SOCKET", ""), within
+
+
 def _may_be_secret() -> list[str]:
     return [name for name, field in Settings.model_fields.items() if not field.repr]
 

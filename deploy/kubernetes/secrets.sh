@@ -12,7 +12,7 @@ one-node)
   database=@database-rw:5432/ordersys
   ;;
 production)
-  broker=amqps://@rabbitmq:5671/%2F
+  broker=amqps://@rabbitmq.ordersys.svc:5671/%2F # KEDA asks from a namespace of its own
   tls=enable
   port=5671
   database="@database-rw:5432/ordersys?sslmode=verify-full&sslrootcert=/etc/ordersys/database-ca/ca.crt"

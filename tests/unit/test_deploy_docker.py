@@ -246,6 +246,17 @@ def test_prometheus_scrapes_what_it_does_elsewhere_under_the_names_of_the_servic
     assert scraped == listening | {"rabbitmq:15692"}
 
 
+def test_prometheus_takes_the_configuration(tmp_path: Path) -> None:
+    if shutil.which("promtool") is None:
+        servers.missing("no promtool here: apt-get install prometheus")
+    key = tmp_path / "api_key"
+    key.write_text("osk_1_secret\n", encoding="utf-8")
+    text = (DOCKER / "prometheus.yml").read_text(encoding="utf-8").replace("/run/secrets/api_key", str(key))
+    (tmp_path / "prometheus.yml").write_text(text, encoding="utf-8")
+    shutil.copytree(HERE / "observability" / "rules", tmp_path / "rules")
+    passes("promtool", "check", "config", str(tmp_path / "prometheus.yml"))
+
+
 # --- the secrets ----------------------------------------------------------------------------------------------------
 
 

@@ -359,7 +359,9 @@ def test_the_engines_are_three_and_take_the_secrets_that_were_drawn() -> None:
     assert login["username"] == initial["owner"]
     host = postgres["metadata"]["name"] + "-rw"
     assert f"@{host}:5432/{initial['database']}?" in login["url"]
-    assert f"@{rabbitmq['metadata']['name']}:5671/" in made["ordersys-broker"]["stringData"]["url"]
+    asked = f"{rabbitmq['metadata']['name']}.{rabbitmq['metadata']['namespace']}.svc"
+    assert f"@{asked}:5671/" in made["ordersys-broker"]["stringData"]["url"]
+    assert asked in of_kind("production", "Certificate")["rabbitmq"]["spec"]["dnsNames"]
     assert postgres["spec"]["inheritedMetadata"]["labels"] == {"ordersys/server": "database"}
 
 
