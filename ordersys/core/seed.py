@@ -42,6 +42,12 @@ class _Entry:
     def broken(self, field: str, problem: str) -> errors.InvalidArgument:
         return errors.InvalidArgument.of(f"{self.file}: entry {self.index}: {field}", problem)
 
+    def refuse_unknown(self, *known: str) -> None:
+        """What nobody reads was mistyped."""
+        for field in self.fields:
+            if field not in known:
+                raise self.broken(str(field)[:100], f"is not known here: there are {', '.join(known)}")
+
     def get(self, field: str, read: Callable[[Any], Value], default: Value | None = None) -> Value:
         if field not in self.fields:
             if default is None:
@@ -63,6 +69,7 @@ def load(folder: Path) -> Seed:
         priced[product.id] = product
     counted: dict[str, int] = {}
     for entry in _entries(folder / "inventory.json", required=False):
+        entry.refuse_unknown("product_id", "quantity")
         product_id = _known(entry, "product_id", priced)
         if product_id in counted:
             raise entry.broken("product_id", f"product {product_id!r} is counted twice")
@@ -108,6 +115,7 @@ def _entries(file: Path, *, required: bool = True) -> list[_Entry]:
 
 
 def _product(entry: _Entry) -> Product:
+    entry.refuse_unknown("id", "name", "description", "attributes", "price", "currency")
     currency = entry.get("currency", _currency)
     return Product(
         id=entry.get("id", _id),
@@ -121,12 +129,14 @@ def _product(entry: _Entry) -> Product:
 
 
 def _order(entry: _Entry, priced: Mapping[str, Product]) -> Order:
+    entry.refuse_unknown("id", "customer_id", "status", "created_at", "updated_at", "lines")
     given = entry.get("lines", _list)
     lines = []
     for number, line in enumerate(given):
         if not isinstance(line, dict):
             raise entry.broken(f"lines[{number}]", f"must be a JSON object, is {reprlib.repr(line)}")
         at = _Entry(entry.file, entry.index, {f"lines[{number}].{name}": value for name, value in line.items()})
+        at.refuse_unknown(*(f"lines[{number}].{name}" for name in ("product_id", "quantity", "unit_price")))
         product = priced[_known(at, f"lines[{number}].product_id", priced)]
         quantity = at.get(f"lines[{number}].quantity", _whole(1, fields.MAX_QUANTITY))
         price = at.get(f"lines[{number}].unit_price", _minor_units(product.currency), product.price)

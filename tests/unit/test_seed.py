@@ -193,8 +193,10 @@ BROKEN_PRODUCTS: list[tuple[str, object, str]] = [
     ("currency", "eur", "must be an ISO 4217 code like 'EUR', is 'eur'"),
     ("currency", "EURO", "must be an ISO 4217 code like 'EUR', is 'EURO'"),
     ("currency", 978, "must be an ISO 4217 code like 'EUR', is 978"),
+    ("descripton", "x", "is not known here: there are id, name, description, attributes, price, currency"),
 ]
 BROKEN_COUNTS: list[tuple[str, object, str]] = [
+    ("qty", 1, "is not known here: there are product_id, quantity"),
     ("product_id", ..., "is missing"),
     ("product_id", 3, "must be text, is 3"),
     ("product_id", "9", "names product '9', which products.json does not have"),
@@ -208,6 +210,7 @@ BROKEN_COUNTS: list[tuple[str, object, str]] = [
 ]
 LINE = {"product_id": "1", "quantity": 1}
 BROKEN_ORDERS: list[tuple[str, object, str]] = [
+    ("customer", "c-1", "is not known here: there are id, customer_id, status, created_at, updated_at, lines"),
     ("id", ..., "is missing"),
     ("id", 7, "must be text, is 7"),
     ("id", "o-1", "order 'o-1' stands twice"),
@@ -229,6 +232,7 @@ BROKEN_LINES: list[tuple[str, object, str]] = [
     ("lines[1].product_id", {"quantity": 1}, "is missing"),
     ("lines[1].product_id", {**LINE, "product_id": "9"}, "names product '9', which products.json does not have"),
     ("lines[1].quantity", {"product_id": "1"}, "is missing"),
+    ("lines[1].price", {**LINE, "price": "1"}, "is not known here: there are lines[1].product_id, lines[1].quantity"),
     ("lines[1].quantity", {**LINE, "quantity": 0}, "must be 1 to 1000000, is 0"),
     ("lines[1].quantity", {**LINE, "quantity": 1_000_001}, "must be 1 to 1000000, is 1000001"),
     ("lines[1].unit_price", {**LINE, "unit_price": "1.999"}, "must be decimal text, 0 to 10000000.00 EUR"),
