@@ -1,5 +1,6 @@
 """What only RabbitMQ can do to us: connections that are lost, closed, silent or refused."""
 
+import json
 import logging
 import socket
 import subprocess
@@ -9,8 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import published_events
 import pytest
 import servers
+import yaml
 from contract.broker_site import Site, eventually, message, message_ids, publish_until_confirmed, rest, take, to
 from contract.tcp_proxy import TcpProxy
 from pika import SelectConnection
@@ -18,7 +21,7 @@ from pika import SelectConnection
 from ordersys.broker import rabbitmq_consumer, rabbitmq_link
 from ordersys.broker.broker import Outcome
 from ordersys.broker.rabbitmq import RabbitBroker
-from ordersys.core import errors
+from ordersys.core import errors, topology
 from ordersys.core.topology import Queue, Topology
 
 CONFIRMED, FAILED = Outcome.CONFIRMED, Outcome.FAILED
@@ -53,9 +56,16 @@ def proxied(vhost_url: str, proxy: TcpProxy) -> Iterator[Site]:
     site.close()
 
 
-def rabbitmqctl(site: Site, command: str, *arguments: str) -> None:
+def rabbitmqctl(site: Site, command: str, *arguments: str) -> bytes:
     vhost = unquote(urlsplit(site.url).path[1:])
-    subprocess.run(["rabbitmqctl", "-q", command, "-p", vhost, *arguments], check=True, capture_output=True, timeout=60)
+    call = ["rabbitmqctl", "-q", command, "-p", vhost, *arguments]
+    return subprocess.run(call, check=True, capture_output=True, timeout=60).stdout
+
+
+def listed(site: Site, command: str, *columns: str) -> list[dict[str, Any]]:
+    found = json.loads(rabbitmqctl(site, command, "--formatter", "json", *columns))
+    assert isinstance(found, list)
+    return found
 
 
 def test_publisher_and_subscription_survive_closed_connections_and_nothing_is_lost(
@@ -296,3 +306,31 @@ def test_a_consumer_may_come_before_its_queue(site: Site) -> None:
     site.broker().declare(Topology((), (queue,)))
     site.publish(queue, "1")
     assert message_ids(take(subscription, 1)) == ["1"]
+
+
+def test_what_is_declared_is_what_is_published(site: Site) -> None:
+    """Exchanges, queues, their arguments and all bindings as RabbitMQ has them, and as docs/asyncapi.yaml says."""
+    site.broker().declare(topology.standard())
+    channels = yaml.safe_load(published_events.DOCUMENT.read_text(encoding="utf-8"))["channels"].values()
+    amqp = [(channel, channel["bindings"]["amqp"]) for channel in channels]
+    queues = {said["queue"]["name"]: (said["queue"], channel) for channel, said in amqp if "queue" in said}
+
+    found = {each["name"]: each for each in listed(site, "list_queues", "name", "durable", "auto_delete", "arguments")}
+    for name, (said, channel) in queues.items():
+        assert (found[name]["durable"], found[name]["auto_delete"]) == (said["durable"], said["autoDelete"])
+        arguments = found[name]["arguments"]  # an object, or (name, type, value) from older servers
+        known = arguments if isinstance(arguments, dict) else {key: value for key, _, value in arguments}
+        assert known == channel["x-arguments"]
+
+    bindings = listed(site, "list_bindings", "source_name", "destination_name", "routing_key")
+    bound = {tuple(each.values()) for each in bindings if each["source_name"] and each["destination_name"] in queues}
+    assert bound == {
+        (each["exchange"], name, each["routingKey"])
+        for name, (_, channel) in queues.items()
+        for each in channel["x-bindings"]
+    }
+
+    exchanges = listed(site, "list_exchanges", "name", "type", "durable", "auto_delete")
+    made = [tuple(each.values()) for each in exchanges]
+    for said in (said["exchange"] for _, said in amqp if "exchange" in said):
+        assert (said["name"], said["type"], said["durable"], said["autoDelete"]) in made
