@@ -1,4 +1,4 @@
-"""Every `ordersys ...` that README and docs speak of is a command, and has the options that stand there."""
+"""Every `ordersys ...` that README, docs and deploy speak of is a command, and has the options that stand there."""
 
 import re
 import shlex
@@ -14,7 +14,8 @@ from ordersys import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 MADE = {ROOT / "docs" / "reference" / "cli.md"}
-PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")} - MADE - {ROOT / "CHANGELOG.md"})
+FOUND = {*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")}
+PAGES = sorted(FOUND - MADE - {ROOT / "CHANGELOG.md"})
 _BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"(?<!`)`(ordersys [^`\n]+)`")
 _CALL = re.compile(r"(?:^\s*|[(/;&|]\s*|\w=\S*\s+)ordersys\s+([^;&|)>\n]*)")
