@@ -18,6 +18,7 @@ from ordersys.broker.broker import Broker, Delivery, Subscription
 from ordersys.core import display, errors, events, ids, topology
 from ordersys.core.backoff import Backoff
 from ordersys.core.events import Event
+from ordersys.core.redaction import redacted
 from ordersys.core.topology import Queue, Topology
 from ordersys.core.watch import spans
 from ordersys.core.watch.metrics import Registry
@@ -221,7 +222,8 @@ class Notifier:
     def _give_on(self, subscription: Subscription, message: Message, error: Exception) -> None:
         """To the next retry queue, or to the dead letters: after the last one, and when the sink says so."""
         delivery, event = message
-        reason = display.printable(f"{type(error).__name__}: {error}")  # it goes into a header and a database
+        # It goes into a header and a database, and may quote what others said.
+        reason = redacted(display.printable(f"{type(error).__name__}: {error}"))
         failed_at = ids.now_us()
         hopeless = isinstance(error, Undeliverable)
         if hopeless:

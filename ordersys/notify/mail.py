@@ -11,7 +11,6 @@ from urllib.parse import quote, unquote, urlsplit
 
 from ordersys.core import display, errors
 from ordersys.core.events import Event
-from ordersys.core.redaction import redacted
 from ordersys.notify.deadline import cut_off_after
 from ordersys.notify.sinks import Undeliverable
 
@@ -65,7 +64,7 @@ class MailSink:
             logger.warning("%s: the others have event %s, %s has not: %s", self.name, event.id, to, _said(code, answer))
 
     def _failure(self, what: str, *, final: bool) -> Exception:
-        message = f"{self.name}: {redacted(what)}"
+        message = f"{self.name}: {what}"
         return Undeliverable(message) if final else errors.Unavailable(message)
 
     def _greet(self, server: smtplib.SMTP) -> None:

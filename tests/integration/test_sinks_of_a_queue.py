@@ -89,6 +89,8 @@ def test_a_slow_sink_does_not_cost_the_connection_to_rabbitmq(
     sent = Sender(url)
     running = Running(url, database, TOPIC, sink)
     published = sent.created(2)
+    until(lambda: len(sink.handled) == 1)
+    until(lambda: len(sink.handled) == 2)
     until(lambda: running.notifier.counts == Counts(handled=2))
     running.stop()
     assert sink.handled == [event.id for event in published]

@@ -516,6 +516,15 @@ def test_what_a_sink_calls_undeliverable_is_a_dead_letter_at_once(
     assert "Traceback" not in caplog.text
 
 
+def test_a_reason_keeps_no_secret_that_a_sink_quotes(setting: Setting) -> None:
+    setting.journal.fail("handle event-1", Undeliverable("curl: amqp://guest:hunter2@rabbit: refused"))
+    setting.broker.send(event(1))
+    notifier = setting.start()
+    until(lambda: notifier.counts == Counts(dead=1))
+    [(_, reason)] = setting.broker.dead
+    assert reason == "Undeliverable: curl: amqp://guest:***@rabbit: refused"
+
+
 def test_a_dead_letter_that_cannot_be_published_is_tried_again(setting: Setting) -> None:
     setting.journal.fail("dead_letter", errors.Unavailable("broker away"))
     setting.broker.send(NOT_JSON, event(1))
