@@ -37,7 +37,7 @@ app = typer.Typer(
     help="A whole order backend in one command: gRPC services, RabbitMQ events, a REST API.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="rich" if sys.stdout.isatty() else None,  # the frames take a quarter of a second to load
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(verbs.app, name="client", help="Talk to the running services.")
@@ -95,7 +95,9 @@ def _let_go_of_stdout() -> None:
 
 def _report(error: Exception) -> int:
     """Say on stderr what went wrong, in one line; the exit code."""
-    if type(error).__name__ == "NoArgsIsHelpError":  # the help has been printed
+    if type(error).__name__ == "NoArgsIsHelpError":
+        if help_text := str(error):  # in frames it has been printed
+            print(help_text)
         return USAGE
     if "--debug" in sys.argv and not _logs_json():
         print(redacted("".join(traceback.format_exception(error))), end="", file=sys.stderr)
