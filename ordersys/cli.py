@@ -68,6 +68,12 @@ Data = Annotated[Path | None, typer.Option("--data", help="Folder of the JSON se
 Insecure = Annotated[
     bool | None, typer.Option("--insecure", help="Serve without TLS also to other machines: everybody can listen in.")
 ]
+Workers = Annotated[
+    int,
+    typer.Option("--workers", min=1, max=64, metavar="N", help="So many processes on the address; needs PostgreSQL."),
+]
+Worker = Annotated[int | None, typer.Option("--worker", hidden=True)]
+"""Which of them this process is; its parent says so."""
 Json = Annotated[bool, typer.Option("--json", help="One JSON document, or one object per line.")]
 
 
@@ -164,22 +170,28 @@ def serve_product(
     order_address: OrderAddress = None,
     data: Data = None,
     insecure: Insecure = None,
+    workers: Workers = 1,
+    worker: Worker = None,
 ) -> None:
     """Run the Product Service: stock, and the door for every order."""
+    parent = workers > 1 and worker is None
     settings = _load(
         "product-service",
+        serves=not parent,
         product_bind=bind,
         product_database_url=database_url,
         order_address=order_address,
         data=data,
         insecure=insecure,
     )
+    if parent:
+        _supervise(settings, "product", workers)
     from ordersys import wiring
     from ordersys.core.watch.traces import Traces
 
     traces = Traces(settings.traces)
-    part = wiring.ProductPart(settings, lambda: settings.order_address, traces)
-    _run(settings, [traces, part])
+    part = wiring.ProductPart(settings, lambda: settings.order_address, traces, worker=worker)
+    _run(settings, [traces, part], _as_worker(worker))
 
 
 @app.command("serve-order", rich_help_panel="Roles")
@@ -189,21 +201,27 @@ def serve_order(
     broker_url: BrokerUrl = None,
     data: Data = None,
     insecure: Insecure = None,
+    workers: Workers = 1,
+    worker: Worker = None,
 ) -> None:
     """Run the Order Service: the record of every order, and the relay of its events."""
+    parent = workers > 1 and worker is None
     settings = _load(
         "order-service",
+        serves=not parent,
         order_bind=bind,
         order_database_url=database_url,
         broker_url=broker_url,
         data=data,
         insecure=insecure,
     )
+    if parent:
+        _supervise(settings, "order", workers)
     from ordersys import wiring
     from ordersys.core.watch.traces import Traces
 
     traces = Traces(settings.traces)
-    _run(settings, [traces, wiring.OrderPart(settings, traces)])
+    _run(settings, [traces, wiring.OrderPart(settings, traces, worker=worker)], _as_worker(worker))
 
 
 @app.command("notify", rich_help_panel="Roles")
@@ -286,15 +304,18 @@ def demo(
     raise typer.Exit(story.run(orders, as_json=as_json))
 
 
-def _load(service: str, **flags: object) -> "Settings":
-    """A role's settings, and its log, which from here on all that is wrong goes to."""
+def _load(service: str, *, serves: bool = True, **flags: object) -> "Settings":
+    """A role's settings, and its log, which from here on all that is wrong goes to.
+
+    Whoever does not serve itself leaves stderr as it is: its workers write there.
+    """
     from ordersys import logs, settings
     from ordersys.core import display
 
     logs.set_up("info", "auto", service)
     chosen = settings.load(flags)
     logs.set_up(chosen.log_level, chosen.log_format, service)
-    if chosen.tls_files or logs.speak_json():
+    if serves and (chosen.tls_files or logs.speak_json()):
         stray = logs.stray if logs.speak_json() else None
         logs.write_to(grpc_log.listen(handshakes=bool(chosen.tls_files), stray=stray))
     for name, value in flags.items():
@@ -307,7 +328,25 @@ def _load(service: str, **flags: object) -> "Settings":
     return chosen
 
 
-def _run(settings: "Settings", parts: "list[Part] | Any", ready: Callable[[], None] = lambda: None) -> None:
+def _supervise(settings: "Settings", role: str, count: int) -> NoReturn:
+    """Be the parent of the workers of a service, and nothing else."""
+    from ordersys import workers
+
+    bind, database = getattr(settings, f"{role}_bind"), getattr(settings, f"{role}_database_url")
+    _run(settings, [workers.of(role, bind, database, count)])
+
+
+def _as_worker(worker: int | None) -> Callable[[], None]:
+    """What to do when ready: a worker tells its parent, and ends with it."""
+    if worker is None:
+        return lambda: None
+    from ordersys import workers
+
+    workers.end_with_parent()
+    return workers.serves
+
+
+def _run(settings: "Settings", parts: "list[Part] | Any", ready: Callable[[], None] = lambda: None) -> NoReturn:
     from ordersys import lifecycle
     from ordersys.settings import service_manager
     from ordersys.supervisor import Supervisor

@@ -19,6 +19,8 @@ from ordersys.core.watch.tracing import Tracing
 from ordersys.settings import Settings
 
 CERTIFICATES_SECONDS = 30.0
+WORKER_STEP = 10
+"""From the admin port of one worker to that of the next: the defaults of the roles are neighbours."""
 
 
 class Closable(Protocol):
@@ -31,15 +33,17 @@ Closed = TypeVar("Closed", bound=Closable)
 class Role:
     """What has been started so far is undone in reverse when the role stops, also when it could not start wholly.
 
-    Without a `registry` it has one of its own, and shows it on its admin port.
+    Without a `registry` it has one of its own, and shows it on its admin port. `worker` is its number among several
+    processes that share its address, None for one that has it alone.
     """
 
-    def __init__(self, service: str, traces: Traces, registry: Registry | None) -> None:
+    def __init__(self, service: str, traces: Traces, registry: Registry | None, worker: int | None = None) -> None:
         self._undo = AsyncExitStack()
         self._grace = 0.0
         self._service = service
         self._traces = traces
         self._alone = registry is None
+        self.worker = worker
         self._admin: AdminServer | None = None
         self.registry = registry or Registry()
 
@@ -89,6 +93,7 @@ class Role:
         bind = getattr(settings, admin, "off")
         if not self._alone or bind == "off":
             return
+        bind = admin_bind(bind, self.worker or 0)
         server = AdminServer(bind, self.registry, elsewhere=admin not in settings.model_fields_set)
         await asyncio.to_thread(server.start)
         self.undo(lambda _: asyncio.to_thread(server.stop))
@@ -125,6 +130,15 @@ class Role:
     def _keep(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
         self.undo(lambda _: cancel(task))
+
+
+def admin_bind(bind: str, worker: int) -> str:
+    """Where a worker's admin port is: WORKER_STEP above that of the one before; any port stays any port."""
+    host, _, port = bind.rpartition(":")
+    moved = int(port) + WORKER_STEP * worker
+    if moved > 65535:
+        raise errors.UsageError(f"the admin port {bind} leaves no room for worker {worker}: {moved} is no port")
+    return f"{host}:{moved}" if int(port) else bind
 
 
 async def cancel(task: "asyncio.Task[None]") -> None:

@@ -72,8 +72,16 @@ class ProductPart(Role):
 
     name = "Product Service"
 
-    def __init__(self, settings: Settings, orders: Where, traces: Traces, registry: Registry | None = None) -> None:
-        super().__init__("product-service", traces, registry)
+    def __init__(
+        self,
+        settings: Settings,
+        orders: Where,
+        traces: Traces,
+        registry: Registry | None = None,
+        *,
+        worker: int | None = None,
+    ) -> None:
+        super().__init__("product-service", traces, registry, worker)
         self._settings = settings
         self._orders = orders
         self.address = settings.product_bind
@@ -116,6 +124,7 @@ class ProductPart(Role):
             tls=own,
             rules=_rules(settings),
             limits=Limits(request_bytes=MAX_REQUEST_BYTES),
+            shared=self.worker is not None,
         )
         # Without order-service orders cannot be placed, and everything else goes on (docs/decisions/0016-readiness.md).
         asked = Check("order-service", authority.reachable, needed=False)
@@ -133,8 +142,10 @@ class OrderPart(Role):
 
     name = "Order Service"
 
-    def __init__(self, settings: Settings, traces: Traces, registry: Registry | None = None) -> None:
-        super().__init__("order-service", traces, registry)
+    def __init__(
+        self, settings: Settings, traces: Traces, registry: Registry | None = None, *, worker: int | None = None
+    ) -> None:
+        super().__init__("order-service", traces, registry, worker)
         self._settings = settings
         self.address = settings.order_bind
 
@@ -173,6 +184,7 @@ class OrderPart(Role):
             tls=own,
             rules=_rules(settings),
             limits=Limits(request_bytes=MAX_REQUEST_BYTES),
+            shared=self.worker is not None,
         )
         # While the broker is away orders are taken and their events wait in the outbox, which is in the database.
         asked = Check("broker", partial(answers, opened), needed=False)

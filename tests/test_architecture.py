@@ -37,6 +37,7 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "supervisor.py": (),
     "lifecycle.py": ("core", "supervisor"),
     "logs.py": ("core",),
+    "workers.py": ("core",),
     "role.py": ("core", "settings"),
     "extensions.py": ("core", "notify", "product.rules", "settings"),
     "databases.py": ("core", "product", "order", "notify", "api", "settings"),
@@ -69,6 +70,7 @@ KNOWS: dict[str, tuple[str, ...]] = {
         "supervisor",
         "logs",
         "wiring",
+        "workers",
         "demo",
     ),
 }

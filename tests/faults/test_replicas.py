@@ -44,7 +44,7 @@ def test_two_of_each_service_are_killed_in_turn(backend: Backend, seed: int) -> 
         for pair in pairs:
             fleet.start(*pair)
         what_one_commits_the_other_shows(doors[0], (products[1], orders[1]))
-        with Load(backend, seed=seed, callers=CALLERS, doors=doors, pause=0.1) as load:
+        with Load(backend, seed=seed, callers=CALLERS, doors=doors, pause=0.2) as load:
             for victim in ("order", "product", "order-2", "topic", "product-2", "fanout"):
                 load.goes_on(40)
                 fleet.kill(victim)

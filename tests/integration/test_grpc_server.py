@@ -43,7 +43,7 @@ def test_a_second_server_on_the_same_port_is_refused_and_the_first_goes_on() -> 
 
 def test_two_servers_that_start_at_the_same_moment_do_not_share_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both have found it free: then it is gRPC's own bind that decides."""
-    monkeypatch.setattr(server, "_refuse_taken", lambda _: None)
+    monkeypatch.setattr(server, "refuse_taken", lambda _: None)
 
     async def main() -> None:
         async with site() as there:

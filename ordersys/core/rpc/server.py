@@ -1,8 +1,6 @@
 """The gRPC server factory: error mapping, health, reflection, limits."""
 
 import asyncio
-import socket
-import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
@@ -22,6 +20,7 @@ from ordersys.core.rpc import callers, credentials, status
 from ordersys.core.rpc.call_log import CallLog
 from ordersys.core.rpc.health import Health
 from ordersys.core.rpc.limits import Gate, Limits, Metadata, Ticket
+from ordersys.core.rpc.listening import refuse_taken
 from ordersys.core.tls import Kept
 
 AddServicers = Callable[[aio.Server], None]
@@ -66,8 +65,12 @@ class GrpcServer:
         tls: Kept | None = None,
         rules: Mapping[str, callers.Rule] | None = None,
         limits: Limits | None = None,
+        shared: bool = False,
     ) -> None:
-        """With `rules` callers must show a certificate from our CA, whose name decides over the methods in there."""
+        """With `rules` callers must show a certificate from our CA, whose name decides over the methods in there.
+
+        `shared` is for one of several processes that take the connections to the address together (SO_REUSEPORT).
+        """
         self._bind = bind
         self._services = services
         self._add_servicers = add_servicers
@@ -75,14 +78,16 @@ class GrpcServer:
         self._credentials = credentials.of_server(tls, client_cert=rules is not None) if tls else None
         self._rules = rules or {}
         self._limits = limits or Limits()
+        self._shared = shared
         self.health = Health(services)
         self.address = bind
 
     async def start(self) -> None:
         """Listen and report SERVING; raises UsageError when the address is taken or is not this machine's."""
-        _refuse_taken(self._bind)
-        # Two servers on one port would silently share the connections.
-        options = [("grpc.so_reuseport", 0), *self._limits.options()]
+        if not self._shared:
+            refuse_taken(self._bind)
+        # Two servers on one port share the connections, and silently: only those may that are meant to.
+        options = [("grpc.so_reuseport", int(self._shared)), *self._limits.options()]
         interceptor = CallInterceptor(self._observers, self._rules, Gate(self._limits))
         self._server = aio.server(interceptors=[interceptor], options=options)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
@@ -104,32 +109,6 @@ class GrpcServer:
         """Report NOT_SERVING, take no new calls, and give those in flight `grace` seconds."""
         self.health.drain()
         await self._server.stop(grace)
-
-
-def _refuse_taken(bind: str) -> None:
-    """Raise UsageError with the system's reason, which gRPC only logs."""
-    host, _, port = bind.rpartition(":")
-    if not (host and port.isascii() and port.isdigit() and int(port) <= 65535):
-        raise errors.UsageError(f"cannot listen on {bind!r}: expected HOST:PORT, for example 127.0.0.1:50051")
-    try:
-        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise errors.UsageError(f"cannot listen on {bind}: {error.strerror}") from error
-    problems = [_problem(family, address) for family, _, _, _, address in found]
-    if all(problems):
-        raise errors.UsageError(f"cannot listen on {bind}: {problems[0]}")
-
-
-def _problem(family: socket.AddressFamily, address: Any) -> str:
-    """Why nobody could listen there, "" when somebody can."""
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            if sys.platform != "win32":  # there it would share a taken address
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
 
 
 class CallInterceptor(aio.ServerInterceptor):
