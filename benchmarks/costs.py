@@ -18,7 +18,7 @@ ROLES = ("order-service", "product-service", "api", "notify.fanout", "notify.top
 
 def per_order(own: System, load: Callable[[], int]) -> dict[str, float]:
     """Microseconds of CPU per order, by process; `load` says how many it placed. Time of the generator is left out."""
-    pids = {name: [process.pid] for name, process in zip(ROLES, own.processes, strict=True)}
+    pids = {name: [pid] for name, pid in zip(ROLES, own.pids, strict=True)}
     pids["rabbitmq"] = _named("beam.smp")
     pids["postgresql"] = _named("postgres")
     before = {name: _seconds(each) for name, each in pids.items()}

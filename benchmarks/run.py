@@ -28,6 +28,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import costs
 import growth
 import h2load
 import psycopg
@@ -83,6 +84,13 @@ ROWS = [
 ]  # fmt: skip
 
 
+COSTS = {
+    "costs": "gRPC, SQLite, RabbitMQ",
+    "costs-pg": "gRPC, PostgreSQL, RabbitMQ",
+    "costs-rest": "REST, SQLite, RabbitMQ",
+}
+
+
 class Site:
     """What is measured, started when it is first asked for, and stopped with the block."""
 
@@ -118,6 +126,8 @@ class Site:
             case "relay":
                 with _vhost() as url:
                     return _json(sys.executable, str(HERE / "relay.py"), url)
+            case "costs" | "costs-pg" | "costs-rest":
+                return self._costs(kind)
             case "help":
                 return {
                     "ours": _timed(sys.executable, "-m", "ordersys", "--help"),
@@ -134,10 +144,7 @@ class Site:
         """Measure ours, and wait until its events are where they belong: the next one is to have the machine for itself."""
         own = self._once(kind, lambda: self._system(kind))
         found = work(own)
-        with closing(Channel(own.order)) as channel:
-            ask = order_pb2_grpc.OrderServiceStub(channel.raw).GetFlow
-            while _on_the_way(channel.call(ask, order_pb2.GetFlowRequest(), deadline=30.0)):
-                time.sleep(0.1)
+        _all_told(own)
         return found
 
     def _system(self, kind: str) -> System:
@@ -157,6 +164,22 @@ class Site:
         with Orders(own.product, own.order, 30.0) as client:
             client.adjust_stock("1", PLENTY, "stock for a benchmark")
         return own
+
+    def _costs(self, kind: str) -> dict[str, float]:
+        system = "ours-pg" if kind == "costs-pg" else "ours"
+        own = self._once(system, lambda: self._system(system))
+
+        def place() -> int:
+            before = _stock(own)
+            if kind == "costs-rest":
+                h2load.http(own.api, "/api/v1/orders", _body(), 64, self._seconds)
+            else:
+                h2load.grpc(own.product, PLACE, _order("1"), 128, self._seconds)
+            _all_told(own)
+            return before - _stock(own)
+
+        found = costs.per_order(own, place)
+        return found | {"all": sum(found.values())}
 
     def _bench(self) -> Any:
         with _vhost() as url:
@@ -218,6 +241,19 @@ class Site:
         self._stack.callback(process.wait)
         self._stack.callback(process.kill)
         return process
+
+
+def _all_told(own: System) -> None:
+    """Return when every event is where it belongs."""
+    with closing(Channel(own.order)) as channel:
+        ask = order_pb2_grpc.OrderServiceStub(channel.raw).GetFlow
+        while _on_the_way(channel.call(ask, order_pb2.GetFlowRequest(), deadline=30.0)):
+            time.sleep(0.1)
+
+
+def _stock(own: System) -> int:
+    with Orders(own.product, own.order, 30.0) as client:
+        return client.get_product("1").available
 
 
 def _on_the_way(flow: order_pb2.GetFlowResponse) -> bool:
@@ -304,7 +340,7 @@ def main() -> None:
         if shutil.which(tool) is None:
             parser.error(f"{tool} is missing")
     rows = [row for row in ROWS if given.only is None or row.name in given.only]
-    names = sorted({name for row in rows for name in row.needs})
+    names = sorted({name for row in rows for name in row.needs} | (set() if given.only else set(COSTS)))
     rounds: list[Figures] = []
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -346,9 +382,26 @@ def _report(rows: list[Row], names: list[str], rounds: list[Figures]) -> str:
         lines.append(
             f"| {row.name} | {row.what} | {row.goal} | **{middle:.2f}** ({ratios[0]:.2f} to {ratios[-1]:.2f}) | {verdict} |"
         )
+    if "costs" in names:
+        lines += _budget(rounds)
     lines += ["", "The sides, from the round in the middle of the run:", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {shown(rounds[len(rounds) // 2][name])} |" for name in names]
+    lines += [f"| {name} | {shown(rounds[len(rounds) // 2][name])} |" for name in names if name not in COSTS]
     return "\n".join(lines) + "\n"
+
+
+def _budget(rounds: list[Figures]) -> list[str]:
+    middle = {
+        kind: {name: statistics.median(each[kind][name] for each in rounds) for name in rounds[0][kind]}
+        for kind in COSTS
+    }
+    what = (
+        f"What an order costs in CPU, in microseconds, by process (benchmarks/costs.py). {os.cpu_count()} cores that do"
+        " nothing else end at cores / all; what the load generator takes comes on top:"
+    )
+    lines = ["", what, "", f"| | {' | '.join(COSTS.values())} |", f"|---|{'---|' * len(COSTS)}"]
+    lines += [f"| {name} | {' | '.join(f'{each[name]:.0f}' for each in middle.values())} |" for name in middle["costs"]]
+    most = (f"{(os.cpu_count() or 1) / each['all'] * 1e6:.0f}/s" for each in middle.values())
+    return [*lines, f"| the most | {' | '.join(most)} |"]
 
 
 if __name__ == "__main__":

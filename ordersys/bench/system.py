@@ -68,6 +68,11 @@ class System:
     def __exit__(self, *_: object) -> None:
         self._stop()
 
+    @property
+    def pids(self) -> list[int]:
+        """Of the Order Service, the Product Service, the API, and a notifier for each queue of the topology."""
+        return [process.pid for process, _ in self._processes]
+
     def _start(self) -> None:
         self._home = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ordersys-bench-")))
         self.order, self.product, self.api = _free_addresses(3)
