@@ -112,6 +112,7 @@ def started(
     arguments: Sequence[str], env: Mapping[str, str], cwd: Path, out: IO[bytes], err: IO[bytes], *, fresh: bool = False
 ) -> "Forked | subprocess.Popen[bytes]":
     """`ordersys ARGUMENTS`, a `fresh` one by its own command line."""
+    fresh = fresh or any(name.startswith("PYTHON") for name in env)  # it is to load something of its own
     with Path(os.devnull).open("rb") as nothing:
         if fresh or sys.platform != "linux":
             return subprocess.Popen([ORDERSYS, *arguments], env=env, cwd=cwd, stdin=nothing, stdout=out, stderr=err)
