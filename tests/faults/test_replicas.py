@@ -17,8 +17,9 @@ from ordersys.client.calls import Orders
 from ordersys.core.records import Product
 
 CALLERS = 12
-MOST_COPIES = 2 * CALLERS
-"""On the wire for each relay that is killed or hangs: what it had under way, of callers who wait for their answers."""
+MOST_COPIES = 1 / 6
+"""Of the events, on the wire once more: what three relays had under way when they were hurt is about 3 %, and two that
+relay side by side make a third or more."""
 
 
 @pytest.fixture
@@ -44,12 +45,12 @@ def test_two_of_each_service_are_killed_in_turn(backend: Backend, seed: int) -> 
         for pair in pairs:
             fleet.start(*pair)
         what_one_commits_the_other_shows(doors[0], (products[1], orders[1]))
-        with Load(backend, seed=seed, callers=CALLERS, doors=doors, pause=0.2) as load:
+        with Load(backend, seed=seed, callers=CALLERS, doors=doors, pause=0.1) as load:
             for victim in ("order", "product", "order-2", "topic", "product-2", "fanout"):
-                load.goes_on(40)
+                load.goes_on(60)
                 fleet.kill(victim)
                 fleet.start(victim)
-            load.goes_on(40)
+            load.goes_on(60)
         with ExitStack() as shut, Orders(*doors[0]) as through_the_first:
             shut.enter_context(before.shut())  # its relay waits for confirms that do not come, ...
             held = through_the_first.place_order("held-up", [(PLENTY[0], 1)], "held-up").order
@@ -59,9 +60,8 @@ def test_two_of_each_service_are_killed_in_turn(backend: Backend, seed: int) -> 
             fleet.go_on("order")
         found = load.verdict(fleet.ever("fanout"), fleet.ever("topic"), in_order=True)
         copies = wire.repeated()
-    hurt_relays = 3
-    assert copies <= MOST_COPIES * hurt_relays
-    assert found["events"] > 2 * MOST_COPIES * hurt_relays  # as many copies as events is what two relays would make
+    assert copies <= MOST_COPIES * found["events"]
+    assert found["events"] > 200  # or that would say little
     figures.record("replicas", "servers", kills=fleet.kills, hangs=1, copies_on_the_wire=copies, **found)
 
 
