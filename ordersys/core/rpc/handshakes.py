@@ -22,7 +22,7 @@ _WORDS = (
     ("not.yet.valid", "its certificate is not valid yet"),
     ("issuer certificate|self.signed", "unknown CA: its certificate is not from a CA that is trusted here"),
     ("PEER_DID_NOT_RETURN_A_CERTIFICATE", "it showed no certificate"),
-    ("hostname|not match|not in peer certificate", "its certificate is for another name than the one that was called"),
+    ("hostname|not match", "its certificate is for another name than the one that was called"),
     ("WRONG_VERSION_NUMBER|HTTP_REQUEST", "it does not speak TLS"),
     ("UNSUPPORTED_PROTOCOL|ALERT_PROTOCOL_VERSION", "it does not speak TLS 1.2 or newer"),
     ("ALERT_CERTIFICATE_EXPIRED", "it says that our certificate has expired"),
