@@ -2,9 +2,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import servers
 from restricted import Restricted
+
+# How long an example takes is the machine's business.
+hypothesis.settings.register_profile("ordersys", deadline=None)
+hypothesis.settings.load_profile("ordersys")
 
 
 @pytest.fixture(autouse=True)
@@ -59,3 +64,7 @@ def restricted() -> Iterator[Restricted]:
     """The roles of all services, with the least each needs."""
     with Restricted.made() as made:
         yield made
+
+
+def pytest_sessionfinish() -> None:
+    servers.end()

@@ -30,6 +30,9 @@ ADMIN, ORDER, OPERATOR = "shop-admin", "shop-order", "shop-operator"
 FAN_NOTIFIER, TOP_NOTIFIER, AUDITOR = (f"shop-notifier-{queue.name}" for queue in (FAN, TOP, AUDIT))
 
 
+pytestmark = pytest.mark.timeout(300)  # every command that is printed is a rabbitmqctl of its own
+
+
 class Shop:
     """A vhost with the printed users and nothing else; the administrator has declared the topology."""
 

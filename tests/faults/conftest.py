@@ -15,12 +15,13 @@ from e2e.processes import Backend
 from faults.fleet import DEADLINE_SECONDS
 
 SECONDS_PER_ROUND = 20
+ROUNDS = "2"
 
 
 @pytest.fixture
 def rounds() -> int:
     """How often a test hurts."""
-    return int(os.environ.get("ORDERSYS_FAULT_ROUNDS", "3"))
+    return int(os.environ.get("ORDERSYS_FAULT_ROUNDS", ROUNDS))
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def backend(engine: str, tmp_path: Path) -> Iterator[Backend]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """More rounds may take longer."""
-    rounds = int(os.environ.get("ORDERSYS_FAULT_ROUNDS", "3"))
+    rounds = int(os.environ.get("ORDERSYS_FAULT_ROUNDS", ROUNDS))
     for item in items:
         if item.path.parent == Path(__file__).parent and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(120 + SECONDS_PER_ROUND * rounds))

@@ -155,6 +155,7 @@ EVERY_ERROR = [
     errors.ProductNotFound.of("nö\n"),
     errors.OrderNotFound.of("o-1"),
     errors.InsufficientStock.of("1", 20, 10),
+    errors.OrderRefused.of("no-rum", "no_licence", "not for you"),
     errors.InvalidTransition.of("o-1", "shipped", "cancelled"),
     errors.VersionConflict.of("o-1", 1, 3),
     errors.IdempotencyKeyReused.of("key"),

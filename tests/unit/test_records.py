@@ -123,6 +123,7 @@ REFUSALS: list[Any] = [
     errors.ProductNotFound.of("p"),
     errors.OrderNotFound.of("o"),
     errors.InsufficientStock.of("p", 3, 1),
+    errors.OrderRefused.of("no-rum", "no_licence", "not for you"),
     errors.InvalidTransition.of("o", "shipped", "cancelled"),
     errors.VersionConflict.of("o", 1, 2),
     errors.IdempotencyKeyReused.of("k"),
