@@ -64,7 +64,3 @@ def restricted() -> Iterator[Restricted]:
     """The roles of all services, with the least each needs."""
     with Restricted.made() as made:
         yield made
-
-
-def pytest_sessionfinish() -> None:
-    servers.end()

@@ -58,56 +58,19 @@ def vhost() -> Iterator[str]:
     """The amqp:// URL of a new, empty vhost."""
     if reason := rabbitmq_missing():
         missing(reason)
-    name = _vhosts.take()
+    name = f"ordersys-test-{uuid.uuid4().hex[:12]}"
+    user = urlsplit(RABBITMQ).username
+    # In one: each rabbitmqctl takes a second of CPU for itself.
+    allowed = f'rabbit_auth_backend_internal:set_permissions(<<"{user}">>, V, A, A, A, <<"ordersys">>)'
+    _rabbitmqctl("eval", f'V = <<"{name}">>, A = <<".*">>, ok = rabbit_vhost:add(V, <<"ordersys">>), {allowed}.')
     try:
         yield f"{RABBITMQ}/{quote(name, safe='')}"
     finally:
-        _vhosts.used.append(name)
+        _rabbitmqctl("delete_vhost", name)
 
 
-class _Vhosts:
-    """Made and deleted several at a time: each rabbitmqctl takes a second of CPU for itself."""
-
-    AT_ONCE = 6
-
-    def __init__(self) -> None:
-        self._new: list[str] = []
-        self.used: list[str] = []
-
-    def take(self) -> str:
-        if not self._new:
-            names = [f"ordersys-test-{uuid.uuid4().hex[:12]}" for _ in range(self.AT_ONCE)]
-            user = urlsplit(RABBITMQ).username
-            allowed = f'rabbit_auth_backend_internal:set_permissions(<<"{user}">>, V, A, A, A, <<"ordersys">>)'
-            _evaluate(
-                f'A = <<".*">>, [begin ok = rabbit_vhost:add(V, <<"ordersys">>), {allowed} end || V <- VS]', names
-            )
-            self._new = names
-        if len(self.used) >= self.AT_ONCE:
-            self._delete(self.used)
-            self.used = []
-        return self._new.pop()
-
-    def end(self) -> None:
-        """Leave nothing behind."""
-        if names := self._new + self.used:
-            self._delete(names)
-            self._new, self.used = [], []
-
-    def _delete(self, names: list[str]) -> None:
-        _evaluate('[rabbit_vhost:delete(V, <<"ordersys">>) || V <- VS]', names)
-
-
-_vhosts = _Vhosts()
-end = _vhosts.end
-
-
-def _evaluate(expression: str, names: list[str]) -> None:
-    """Have RabbitMQ evaluate Erlang in which VS are these names."""
-    listed = ", ".join(f'<<"{name}">>' for name in names)
-    subprocess.run(
-        ["rabbitmqctl", "-q", "eval", f"VS = [{listed}], {expression}."], check=True, capture_output=True, timeout=100
-    )
+def _rabbitmqctl(*arguments: str) -> None:
+    subprocess.run(["rabbitmqctl", "-q", *arguments], check=True, capture_output=True, timeout=60)
 
 
 @contextmanager
