@@ -34,7 +34,10 @@ def turns(databases: tuple[Database, Database]) -> tuple[Turn, Turn]:
 
 def end_sessions_of_holders(database: Database) -> None:
     """As the server does when the process at the other end has died."""
-    query = "SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+    query = """
+        SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE locktype = 'advisory' AND granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    """
     ended = database.read(lambda connection: connection.exec_driver_sql(query).scalars().all())
     assert ended == [True]
 
@@ -66,6 +69,14 @@ def test_who_dies_has_lost_it_at_once(databases: tuple[Database, Database], turn
     end_sessions_of_holders(databases[0])
     assert (one.take(), two.take()) == (True, False)  # who has lost it takes it again like everybody else
     one.give_up()
+
+
+def test_what_was_lost_can_be_given_up(databases: tuple[Database, Database], turns: tuple[Turn, Turn]) -> None:
+    one, two = turns
+    assert one.take()
+    end_sessions_of_holders(databases[1])
+    one.give_up()
+    assert (two.take(), one.take()) == (True, False)
 
 
 def test_who_hangs_loses_it_and_hears_of_it(turns: tuple[Turn, Turn], monkeypatch: pytest.MonkeyPatch) -> None:

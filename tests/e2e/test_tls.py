@@ -17,7 +17,9 @@ from ordersys.operate import issuing
 
 @pytest.fixture
 def secured(tmp_path: Path) -> Iterator[Secured]:
-    with Backend(tmp_path, {}) as backend:
+    with Backend(
+        tmp_path, {}, fresh=True
+    ) as backend:  # what gRPC is to say of handshakes it is told before it is loaded
         yield Secured(backend)
 
 

@@ -54,7 +54,11 @@ class Turn:
         """Somebody else may have it, at once."""
         if self._held is not None:
             held, self._held = self._held, None
-            held.close()
+            try:
+                held.close()
+            except exc.DBAPIError:  # the way to the server is broken: then it takes the turn back by itself
+                held.invalidate()
+                held.close()
 
     def _kept(self) -> bool:
         """Tell the server that its holder is alive; False when there is none, or it has lost the turn."""
