@@ -55,10 +55,10 @@ class Turn:
         if self._held is not None:
             held, self._held = self._held, None
             try:
-                held.close()
+                held.rollback()
             except exc.DBAPIError:  # the way to the server is broken: then it takes the turn back by itself
                 held.invalidate()
-                held.close()
+            held.close()
 
     def _kept(self) -> bool:
         """Tell the server that its holder is alive; False when there is none, or it has lost the turn."""
