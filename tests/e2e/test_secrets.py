@@ -16,7 +16,7 @@ SECRET = "s3cretW0rdThatNobodySees"  # noqa: S105 - the point is that nobody eve
 KEY = f"osk_0123456789ab_{SECRET:x<43}"
 TOKEN = f"eyJhbGciOiJSUzI1NiJ9.{SECRET}.{SECRET}"
 SQL = "postgresql+psycopg"
-DEBUG = {"ORDERSYS_LOG_LEVEL": "debug", "ORDERSYS_DEADLINE_SECONDS": "1"}
+DEBUG = {"ORDERSYS_LOG_LEVEL": "debug", "ORDERSYS_DEADLINE_SECONDS": "5"}
 
 
 @pytest.fixture(scope="module")
